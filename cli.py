@@ -1,0 +1,579 @@
+"""The commands: one thin function each, no logic. Heavy imports happen inside, so that ``--help`` answers at once.
+
+Options that stand in several commands mean the same everywhere: ``manifest`` (one row a clip), ``cache`` (decoded frames that
+all commands share), ``patient`` (the column that stands for the patient), ``splits`` (one division for a whole study).
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from . import __version__
+from .command_line import run_command, run_commands
+
+_DESCRIPTION = "Learns features from ultrasound video once; clinical questions are answered from them in minutes."
+
+
+def doctor() -> None:
+    """Say what is installed, which device will be used, and what would be faster."""
+    from .doctor import examination
+
+    for line in examination():
+        print(line)
+
+
+def scan(folder: Path, out: Path | None = None, overwrite: bool = False) -> None:
+    """Write a manifest of the clips in a folder, to fill in labels and patients.
+
+    Every video (mp4, avi, mov, mpeg, gif, …) and DICOM file below the folder becomes one row with its path and clip_id. Add the
+    columns patient_id, site, probe and one column a label; an empty cell means unknown, never negative.
+
+    Args:
+        folder: The folder of clips.
+        out: The manifest, CSV or Parquet (default: FOLDER/manifest.csv).
+        overwrite: Replace a manifest that is there. Labels in it are lost.
+    """
+    from .clips.manifest import scan_folder, write_manifest
+    from .errors import SonokitError
+
+    target = out or folder / "manifest.csv"
+    if target.exists() and not overwrite:
+        raise SonokitError(f"{target} exists and may hold labels. Choose another --out, or say --overwrite true.")
+    table = scan_folder(folder)
+    table["path"] = _relative_paths(table["path"], folder, target.parent)
+    write_manifest(table, target)
+    print(f"{len(table)} clips -> {target}. Next: fill in patient_id and labels, then sonokit prepare {target}")
+
+
+def split(
+    manifest: Path,
+    label: str,
+    out: Path = Path("splits.json"),
+    folds: int = 5,
+    repeats: int = 10,
+    held_out: float = 0.0,
+    patient: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Divide the clips by patient into stratified folds, once for a whole study.
+
+    Args:
+        manifest: The manifest, CSV or Parquet.
+        label: The column whose classes are spread evenly over the folds.
+        out: The file to write; every other command takes it as --splits.
+        folds: Parts of one division; each is the test side once.
+        repeats: How many divisions, each with its own seed.
+        held_out: Share of the patients put aside for one final test.
+        patient: The column that stands for the patient, where it is not patient_id.
+        seed: Repeat r uses seed + r.
+    """
+    from .clips.manifest import read_manifest
+    from .clips.splits import make_splits, write_splits
+
+    clips = read_manifest(manifest, patient=patient, required=[label], check_files=False)
+    splits = make_splits(
+        clips.table,
+        clips.patients(),
+        label=label,
+        patient_column=clips.patient_column or "",
+        folds=folds,
+        repeats=repeats,
+        seed=seed,
+        held_out=held_out,
+    )
+    write_splits(splits, out)
+    print(f"{len(clips)} clips of {len(set(clips.patients()))} patients, {repeats} x {folds} folds -> {out}")
+
+
+def prepare(
+    manifest: Path,
+    cache: Path = Path("sonokit-cache"),
+    size: int = 224,
+    frames: int | None = 16,
+    rate_hz: float | None = None,
+    workers: int | None = None,
+) -> None:
+    """Decode every clip once into the frame cache (other commands do it by themselves).
+
+    A second run does only what is missing. What cannot be decoded is listed with its reason in rejected.csv.
+
+    Args:
+        manifest: The manifest, CSV or Parquet.
+        cache: The folder of decoded frames.
+        size: Side of the letterboxed grey square, in pixels.
+        frames: Evenly spaced frames a clip (null with --rate_hz).
+        rate_hz: Frames a second instead of a number of frames.
+        workers: Processes that decode (default: one a core).
+    """
+    from .clips.cache import CacheSettings
+    from .clips.cache import prepare as prepare_clips
+    from .clips.manifest import read_manifest
+    from .clips.sampling import Sampling
+
+    sampling = Sampling(frames=None if rate_hz else frames, rate_hz=rate_hz)
+    settings = CacheSettings(size=size, sampling=sampling)
+    clips = prepare_clips(read_manifest(manifest), cache, settings, workers=workers)
+    print(f"{len(clips)} clips in {cache / settings.key}; {len(clips.rejected)} rejected")
+
+
+def simulate(
+    out: Path,
+    patients: int = 24,
+    clips_per_patient: int = 2,
+    sites: int = 3,
+    seconds: float = 2.0,
+    size: int = 160,
+    shortcut: bool = False,
+    seed: int = 0,
+) -> None:
+    """Draw labelled lung-ultrasound clips: data to try everything on.
+
+    Args:
+        out: The folder to write: clips/ and manifest.csv.
+        patients: Number of patients; clips of one patient share an anatomy.
+        clips_per_patient: Clips of each.
+        sites: Hospitals, each with its own gain, frame rate, container and overlay.
+        seconds: Length of a clip.
+        size: Side of a frame, in pixels.
+        shortcut: Tie the site to the diagnosis, to see whether an evaluation notices.
+        seed: The same seed draws the same clips.
+    """
+    from .clips.simulation.simulate import simulate as draw
+
+    manifest = draw(
+        out,
+        patients=patients,
+        clips_per_patient=clips_per_patient,
+        sites=sites,
+        seconds=seconds,
+        size=size,
+        seed=seed,
+        shortcut=shortcut,
+    )
+    print(f"{patients * clips_per_patient} clips -> {manifest}")
+
+
+def pretrain(
+    manifest: Path,
+    out: Path,
+    backbone: str = "resnet18",
+    weights: str = "none",
+    label: str | None = None,
+    label_weight: float = 0.2,
+    splits: Path | None = None,
+    fold: int | None = None,
+    size: int = 112,
+    frames: int = 32,
+    epochs: int = 100,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    temperature: float = 0.5,
+    augment: Literal["ultrasound", "reference", "none"] = "ultrasound",
+    cache: Path = Path("sonokit-cache"),
+    patient: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Learn a backbone from clips without labels (USCL, Chen et al. 2021), or with some.
+
+    Two views of a clip are mixed from three of its frames and pulled together; clips of other patients are pushed away. The
+    result is a backbone folder that plain timm opens, too. Stopped or killed, the same command goes on from the last epoch and
+    ends with the same weights.
+
+    Args:
+        manifest: The manifest, CSV or Parquet.
+        out: The backbone folder to make.
+        backbone: A timm name, or a backbone folder to go on from.
+        weights: "none", "timm" (fetched), or a local .safetensors file in timm's naming.
+        label: A column to learn from besides, where it is filled in. A backbone that saw labels must not be evaluated on them.
+        label_weight: Its weight in the loss (USCL's lambda).
+        splits: With --fold: learn from that fold's training clips only.
+        fold: Number of the fold in the splits.
+        size: Side of a view, in pixels.
+        frames: Evenly spaced frames of a clip to draw from.
+        epochs: Each epoch draws one pair from every clip.
+        batch_size: Clips in a step, each of another patient.
+        learning_rate: Peak, after the warm-up.
+        temperature: Of the contrastive loss.
+        augment: "ultrasound" keeps the sector, "reference" is the paper's recipe.
+        cache: The folder of decoded frames.
+        patient: The column that stands for the patient, where it is not patient_id.
+        seed: The same seed gives the same weights on one machine.
+    """
+    config = _options(locals())
+    from .clips.splits import read_splits
+    from .pretrain.run import PretrainSettings
+    from .pretrain.run import pretrain as run
+
+    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, required=[label] if label else [])
+    if splits is not None and fold is not None:
+        clips = _training_side(clips, read_splits(splits), fold)
+    settings = PretrainSettings(
+        backbone=backbone,
+        weights=weights,
+        label=label,
+        label_weight=label_weight,
+        size=size,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        temperature=temperature,
+        augment=augment,
+        seed=seed,
+    )
+    print(f"backbone -> {run(clips, out, settings, config=config)}")
+
+
+def train_biomarkers(
+    manifest: Path,
+    out: Path,
+    backbone: str = "resnet18",
+    weights: str = "none",
+    biomarkers: str = "a_lines,b_lines,consolidation,effusion,pleural_irregularity",
+    splits: Path | None = None,
+    tune: Literal["none", "all"] = "none",
+    pooling: Literal["lse", "mean"] = "lse",
+    temporal_shift: float = 0.0,
+    embedding: int = 128,
+    epochs: int | None = None,
+    size: int = 224,
+    frames: int = 16,
+    segments: int = 4,
+    cache: Path = Path("sonokit-cache"),
+    patient: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Train a biomarker extractor from clip-level labels, once a fold.
+
+    Labels are weak: 1 seen somewhere in the clip, 0 not, empty unknown. With --splits it leaves one extractor a fold, each
+    blind to its test patients, and a final one; without, one extractor that has seen everything and cannot be evaluated here.
+
+    Args:
+        manifest: The manifest, with the biomarker columns.
+        out: The extractor folder to make.
+        backbone: A backbone folder, or a timm name.
+        weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
+        biomarkers: Columns, separated by commas.
+        splits: From sonokit split.
+        tune: "none" keeps the backbone as it is (seconds a fold), "all" trains it too.
+        pooling: How segments make the clip: "lse" (seen once is enough) or "mean".
+        temporal_shift: Share of channels exchanged with the neighbouring frames each way (0.125 in the paper; 0 is off).
+        embedding: Length of a segment's embedding.
+        epochs: Fixed beforehand (default: 100 with a frozen backbone, 20 end to end).
+        size: Side of a frame, in pixels.
+        frames: Evenly spaced frames of a clip.
+        segments: Into which they are divided.
+        cache: The folder of decoded frames.
+        patient: The column that stands for the patient, where it is not patient_id.
+        seed: The same seed gives the same extractor on one machine.
+    """
+    config = _options(locals())
+    from .backbones.folder import open_backbone
+    from .clips.splits import read_splits
+    from .features.weak_training import BiomarkerSettings
+    from .features.weak_training import train_biomarkers as train
+
+    columns = _words(biomarkers)
+    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, binary=columns, required=columns)
+    settings = BiomarkerSettings(
+        biomarkers=columns,
+        embedding=embedding,
+        segments=segments,
+        segment_frames=frames // segments,
+        pooling=pooling,
+        tune=tune,
+        epochs=epochs,
+        seed=seed,
+    )
+    network = open_backbone(backbone, weights=weights, seed=seed, temporal_shift=temporal_shift)
+    folder = train(
+        clips,
+        network,
+        out,
+        settings,
+        splits=read_splits(splits) if splits else None,
+        config=config,
+        provenance=Path(backbone) if Path(backbone).is_dir() else None,
+    )
+    print(f"extractor -> {folder}")
+
+
+def extract_features(
+    manifest: Path,
+    model: str,
+    out: Path,
+    weights: str = "none",
+    floor: bool = False,
+    frames: int = 16,
+    segments: int | None = None,
+    size: int = 224,
+    dtype: Literal["float16", "float32"] = "float16",
+    cache: Path = Path("sonokit-cache"),
+    patient: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Turn clips into rows of an embedding store, with a frozen model.
+
+    A clip that is in the store already is skipped; one that cannot be decoded is listed in rejected.csv and stops nothing.
+
+    Args:
+        manifest: The manifest; its columns travel along.
+        model: An extractor folder or set, a backbone folder, or a timm name.
+        out: The store to make or to go on with.
+        weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
+        floor: Besides, the same network with random weights, into OUT/floor: what reports read the score against.
+        frames: Evenly spaced frames of a clip.
+        segments: Rows of a clip (default: those of the extractor; one a frame for a backbone).
+        size: Side of a frame, in pixels. For an extractor, its own frames and size count.
+        dtype: Of the embeddings.
+        cache: The folder of decoded frames.
+        patient: The column that stands for the patient, where it is not patient_id.
+        seed: Of random weights.
+    """
+    config = _options(locals())
+    from .features.extract import extract_features as extract
+    from .features.models import frame_settings
+
+    own = frame_settings(model)
+    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, settings=own)
+    folder = extract(clips, model, out, segments=segments, floor=floor, dtype=dtype, weights=weights, seed=seed, config=config)
+    rejected = f"; {len(clips.rejected)} rejected, see {out / 'rejected.csv'}" if len(clips.rejected) else ""
+    print(f"{len(clips)} clips -> {folder}{rejected}")
+
+
+def search(
+    store: Path,
+    query: str,
+    k: int = 5,
+    same_patient: bool = False,
+) -> None:
+    """Show the clips of a store that are most similar to one of them.
+
+    Args:
+        store: A store, or a store set (its final store is searched).
+        query: The clip_id that is asked about.
+        k: How many clips.
+        same_patient: Also show clips of the query's own patient, which are similar for no medical reason.
+    """
+    from .features.search import search as nearest
+    from .features.store import StoreSet, open_stores
+
+    stores = open_stores(store)
+    bank = stores.final if isinstance(stores, StoreSet) else stores
+    print(nearest(bank, query, k, exclude_same_patient=not same_patient).to_string(index=False))
+
+
+def fit_expert(
+    store: Path,
+    label: str,
+    out: Path,
+    task: Literal["classification", "ordinal", "regression"] | None = None,
+    head: str = "linear",
+    recipe: Literal["mean_std", "mean", "biomarkers", "mean_std+biomarkers"] = "mean_std",
+    splits: Path | None = None,
+    where: str | None = None,
+    classes: str | None = None,
+    labels: Path | None = None,
+    patient: str | None = None,
+    folds: int = 5,
+    repeats: int = 10,
+    seed: int = 0,
+) -> None:
+    """Fit and evaluate a head for one question on a store, in patient-grouped cross-validation, beside its floors.
+
+    Args:
+        store: A store, or a store set: fold k is then judged on fold k's store.
+        label: A column of the store or of --labels.
+        out: The expert folder to make; report.html in it is the page to read.
+        task: Default: text or two values are classes, few whole numbers ordinal, other numbers regression.
+        head: linear, mlp or boosted; several separated by commas, or auto: one is chosen inside the training folds.
+        recipe: What is made of a clip's segments.
+        splits: From sonokit split (default: the store set's own, or made from the rows).
+        where: Only clips with these values, such as probe=convex,site=s2.
+        classes: Only these classes, separated by commas.
+        labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
+        patient: The column that stands for the patient, where it is not patient_id.
+        folds: Where no splits are given.
+        repeats: Where no splits are given.
+        seed: The same seed gives the same figures.
+    """
+    config = _options(locals())
+    import json
+
+    from .clips.splits import read_splits
+    from .experts.fit import fit_expert as fit
+    from .experts.report import report_table
+    from .features.store import open_stores
+
+    folder = fit(
+        open_stores(store),
+        label,
+        out,
+        task=task,
+        heads=_words(head),
+        recipe=recipe,
+        splits=read_splits(splits) if splits else None,
+        where=_pairs(where),
+        classes=_words(classes) if classes else None,
+        labels_csv=labels,
+        patient=patient,
+        folds=folds,
+        repeats=repeats,
+        seed=seed,
+        config=config,
+        progress=True,
+    )
+    print(report_table(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
+    print(f"\nexpert -> {folder} (read {folder / 'report.html'})")
+
+
+def predict(
+    expert: Path,
+    out: Path,
+    store: Path | None = None,
+    clips: Path | None = None,
+    model: str | None = None,
+    weights: str = "none",
+    cache: Path = Path("sonokit-cache"),
+) -> None:
+    """Predict for every clip of a store, or for new clips.
+
+    Args:
+        expert: The expert folder.
+        out: The predictions, CSV or JSON by its ending.
+        store: A store of the extractor that the expert was fitted on.
+        clips: Instead of a store: a manifest, a folder of clips or one clip; needs --model.
+        model: The extractor or backbone that made the expert's store.
+        weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
+        cache: The folder of decoded frames.
+    """
+    import tempfile
+
+    from .atomic import atomic_path
+    from .errors import SonokitError
+    from .experts.folder import load_expert
+    from .experts.predict import predict as predictions_of
+    from .features.store import open_stores
+
+    if (store is None) == (clips is None):
+        raise SonokitError("give either --store (features that are there) or --clips with --model (clips to extract from).")
+    head = load_expert(expert)
+    if store is not None:
+        table = predictions_of(head, open_stores(store))
+    else:
+        if model is None:
+            raise SonokitError("--clips needs --model: the extractor or backbone folder that made the expert's store.")
+        with tempfile.TemporaryDirectory() as folder:
+            table = predictions_of(head, _extracted(Path(clips or ""), model, weights, head.store, cache, Path(folder)))
+    with atomic_path(out) as temporary:
+        if out.suffix == ".json":
+            table.to_json(temporary, orient="records", indent=2)
+        else:
+            table.to_csv(temporary, index=False)
+    print(f"{len(table)} predictions -> {out}")
+
+
+def _cached(
+    manifest: Path,
+    cache: Path,
+    *,
+    size: int,
+    frames: int,
+    patient: str | None,
+    binary: Sequence[str] = (),
+    required: Sequence[str] = (),
+    settings: Any = None,
+) -> Any:
+    """The manifest's clips in the frame cache, as ``settings`` or as ``frames`` squares of ``size`` pixels."""
+    from .clips.cache import CacheSettings, prepare
+    from .clips.manifest import read_manifest
+    from .clips.sampling import Sampling
+
+    rows = read_manifest(manifest, patient=patient, binary=binary, required=required)
+    return prepare(rows, cache, settings or CacheSettings(size=size, sampling=Sampling(frames=frames)))
+
+
+def _extracted(clips: Path, model: str, weights: str, made: Any, cache: Path, folder: Path) -> Any:
+    """A store in ``folder`` of a manifest's, a folder's or one clip, cut as the store header ``made`` says."""
+    from .clips.cache import CacheSettings, prepare
+    from .clips.manifest import read_manifest, write_manifest
+    from .clips.sampling import Sampling
+    from .clips.scan import scan_clip_or_folder
+    from .features.extract import extract_features as extract
+    from .features.store import open_stores
+
+    manifest = clips
+    if clips.suffix.lower() not in (".csv", ".parquet"):
+        manifest = folder / "manifest.csv"
+        write_manifest(scan_clip_or_folder(clips), manifest)
+    settings = CacheSettings(size=made.size, sampling=Sampling(**made.sampling))
+    cached = prepare(read_manifest(manifest), cache, settings)
+    choices = {"segments": made.segments, "segment_frames": made.segment_frames, "dtype": made.dtype}
+    return open_stores(extract(cached, model, folder / "store", weights=weights, **choices))
+
+
+def _training_side(clips: Any, splits: Any, fold: int) -> Any:
+    """The clips that fold ``fold`` may learn from."""
+    import numpy as np
+
+    from .errors import SonokitError
+
+    if not 0 <= fold < len(splits.folds):
+        raise SonokitError(f"--fold {fold}: the splits have folds 0 to {len(splits.folds) - 1}.")
+    splits.check(clips.table["clip_id"])
+    return clips.select(np.isin(clips.table["clip_id"].to_numpy(dtype=str), splits.train_ids(fold)))
+
+
+def _options(values: dict[str, Any]) -> dict[str, Any]:
+    """A command's options as plain values, the form in which config.yaml repeats them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _pairs(text: str | None) -> dict[str, str]:
+    """column=value,column=value as a dict."""
+    from .errors import SonokitError
+
+    pairs = [word.partition("=") for word in _words(text or "")]
+    broken = [name for name, sign, _ in pairs if not sign]
+    if broken:
+        raise SonokitError(f"--where takes COLUMN=VALUE, separated by commas; {broken[0]!r} has no '='.")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _relative_paths(paths: Any, folder: Path, target: Path) -> Any:
+    """Paths below ``folder``, said from ``target`` (a manifest's paths are relative to its own folder)."""
+    import os
+
+    prefix = os.path.relpath(folder.resolve(), target.resolve())
+    return paths if prefix == "." else [f"{Path(prefix, p).as_posix()}" for p in paths]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script ``sonokit``."""
+    commands = {
+        "doctor": doctor,
+        "scan": scan,
+        "split": split,
+        "prepare": prepare,
+        "simulate": simulate,
+        "pretrain": pretrain,
+        "train-biomarkers": train_biomarkers,
+        "extract-features": extract_features,
+        "search": search,
+        "fit-expert": fit_expert,
+        "predict": predict,
+    }
+    return run_commands(commands, _DESCRIPTION, __version__, arguments)
+
+
+def extract_features_main(arguments: list[str] | None = None) -> int:
+    """The console script ``extract-features``, the door that users come through most."""
+    return run_command(extract_features, "extract-features", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

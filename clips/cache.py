@@ -1,0 +1,172 @@
+"""The frame cache: every clip decoded once, its sampled frames letterboxed and kept in memory maps.
+
+Kept by content and settings: ``CACHE/SETTINGS/shard-*`` (see ``shards.py``), so a file that moves or is listed twice is decoded
+once, and a second run does only what is missing. ``CACHE/sources.parquet`` remembers which content lies behind a path.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from ..atomic import atomic_path
+from ..errors import SonokitError
+from .cached_clips import CachedClip, CachedClips, CacheSettings
+from .content_memo import identify, stamp_of
+from .decode import ClipError, read_clip
+from .letterbox import letterbox
+from .manifest import Manifest
+from .shards import ShardWriter, StoredClips, StoredFrames, open_shards, remove_unfinished
+
+_NAMED = 5  # how many clips a message names
+_log = logging.getLogger(__name__)
+
+_Result = StoredFrames | tuple[str, str]  # a decoded clip, or its content hash and the reason why it cannot be used
+
+
+def prepare(
+    manifest: Manifest, folder: Path, settings: CacheSettings, *, workers: int | None = None, progress: bool = True
+) -> CachedClips:
+    """Decode what is missing and return all clips of the manifest that can be used, in its order.
+
+    Kill it at any moment and run it again: it goes on with at most one shard's work lost. What cannot be decoded is listed with
+    its reason in ``rejected.csv`` beside the shards, and is tried again next time.
+
+    Args:
+        manifest: The clips.
+        folder: The cache, shared by all manifests and settings.
+        settings: Which frames, how large.
+        workers: Threads that decode (default: one a core). Decoders let go of Python's lock, so threads are as fast here as
+            processes, and need no guard in the caller's script.
+        progress: Whether to show bars on standard error.
+
+    Raises:
+        SonokitError: No clip can be used, or the cache cannot be written.
+    """
+    if not len(manifest):
+        raise SonokitError(f"No clip of {manifest.source} is left to prepare.")
+    folder = Path(folder)
+    shards = folder / settings.key
+    try:
+        shards.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SonokitError(f"Cannot make the frame cache {shards}: {error}. Choose another --cache.") from None
+    threads = workers or os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads)
+    try:
+        sources = identify(manifest.locations(), folder / "sources.parquet", pool, progress=progress)
+        stored = open_shards(shards, settings.size)
+        if len(_missing(sources, stored)):
+            with _locked(shards):
+                remove_unfinished(shards)
+                missing = _missing(sources, open_shards(shards, settings.size))  # another process may have been at it
+                work = partial(_decode, settings=settings)
+                reasons = _store_all(missing, shards, _as_completed(pool, work, _jobs(missing), 2 * threads), progress)
+            sources["reason"] = sources["reason"].fillna(sources["content_hash"].map(reasons).astype("str"))
+            stored = open_shards(shards, settings.size)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return _collect(manifest, sources, stored, settings)
+
+
+def _missing(sources: pd.DataFrame, stored: StoredClips) -> pd.DataFrame:
+    """The sources that are not stored yet, each content once."""
+    readable = sources[sources["content_hash"].notna()]
+    absent = readable[stored.find(readable["content_hash"]) < 0]
+    # of several files of one content always the same one is read, whatever the order of the rows
+    return absent.sort_values("path", kind="stable").drop_duplicates("content_hash").sort_index()
+
+
+def _jobs(missing: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    return missing[["content_hash", "path", "stamp"]].itertuples(index=False, name=None)
+
+
+def _store_all(missing: pd.DataFrame, shards: Path, results: Iterable[_Result], progress: bool) -> dict[str, str]:
+    """Write what was decoded; returns the reason for every content that could not be."""
+    reasons: dict[str, str] = {}
+    writer = ShardWriter(shards)
+    try:
+        for result in tqdm(results, "decoding clips", len(missing), unit="clip", disable=not progress):
+            if isinstance(result, StoredFrames):
+                writer.add(result)
+            else:
+                reasons[result[0]] = result[1]
+    finally:  # Ctrl-C: what is finished is kept
+        writer.flush()
+    return reasons
+
+
+def _decode(job: tuple[str, str, str], settings: CacheSettings) -> _Result:
+    """One clip, or its content hash and the reason why it cannot be used."""
+    content, path, stamp = job
+    try:
+        clip = read_clip(path, settings.sampling.choose)
+    except (ClipError, OSError, ValueError) as error:
+        return content, " ".join(str(error).split()) or type(error).__name__
+    if stamp_of(path) != stamp:
+        return content, "the file changed while it was read: run this again"
+    frames = np.stack([letterbox(frame, settings.size) for frame in clip.frames])  # [T, S, S]
+    return StoredFrames(content, frames, clip.indices, clip.container, clip.frame_rate, clip.frame_count, clip.declared_count)
+
+
+def _as_completed(pool: Executor, work: partial, jobs: Iterable, window: int) -> Iterator[_Result]:
+    """Results as they come; never more than ``window`` jobs are waiting or in memory."""
+    jobs = iter(jobs)
+    pending = {pool.submit(work, job) for job in islice(jobs, window)}
+    while pending:
+        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+        pending |= {pool.submit(work, job) for job in islice(jobs, len(done))}
+        for future in done:
+            yield future.result()
+
+
+def _collect(manifest: Manifest, sources: pd.DataFrame, stored: StoredClips, settings: CacheSettings) -> CachedClips:
+    positions = np.where(sources["content_hash"].notna(), stored.find(sources["content_hash"]), -1)
+    usable = positions >= 0
+    rejected = manifest.table.loc[~usable, ["clip_id", "path"]].assign(reason=sources["reason"][~usable]).reset_index(drop=True)
+    listing = stored.folder / "rejected.csv"
+    with atomic_path(listing) as temporary:
+        rejected.to_csv(temporary, index=False)
+    examples = "; ".join((rejected["clip_id"] + ": " + rejected["reason"]).head(_NAMED))
+    if not usable.any():
+        raise SonokitError(f"No clip of {manifest.source} can be decoded, of {len(manifest)} ({examples}). See {listing}.")
+    if len(rejected):
+        _log.warning("Clips left out: %d of %d (%s); see %s", len(rejected), len(manifest), examples, listing)
+    clips = CachedClips(manifest.select(usable), rejected, settings, stored.take(positions[usable]))
+    _warn_of_short_clips(clips.table)
+    return clips
+
+
+def _warn_of_short_clips(table: pd.DataFrame) -> None:
+    short = table[(table["declared_count"] > table["frame_count"]).fillna(False)]
+    if len(short):
+        names = [f"{row.clip_id}: {row.frame_count} of {row.declared_count}" for row in short.head(_NAMED).itertuples()]
+        more = [f"and {len(short) - _NAMED} more"] if len(short) > _NAMED else []
+        _log.warning("Clips with fewer frames than they declare: %d (%s)", len(short), "; ".join(names + more))
+
+
+@contextmanager
+def _locked(shards: Path) -> Iterator[None]:
+    """One process decodes at a time; a second one waits and finds the work done."""
+    lock = FileLock(shards / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.warning("Another process is preparing %s; waiting for it.", shards)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+__all__ = ["CacheSettings", "CachedClip", "CachedClips", "prepare"]

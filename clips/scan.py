@@ -1,0 +1,69 @@
+"""Finds the clips in a folder, and gives them names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from ..errors import SonokitError
+
+ENDINGS = frozenset({".mp4", ".avi", ".gif", ".mov", ".mpeg", ".mpg", ".mkv", ".webm", ".m4v", ".wmv", ".dcm"})
+
+
+def scan_folder(folder: Path) -> pd.DataFrame:
+    """Every clip below ``folder``: its ``path`` (relative, with ``/``) and its ``clip_id``, sorted by path.
+
+    Videos are known by their ending, DICOM files also by their content where they have no ending or a number for one (scanners
+    name files by UID). Hidden files and folders are skipped.
+
+    Raises:
+        SonokitError: No such folder, or no clip in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SonokitError(f"There is no folder {folder} to look for clips in.")
+    found = sorted(file.relative_to(folder).as_posix() for file in _files(folder) if _is_clip(file))
+    if not found:
+        endings = ", ".join(sorted(e[1:] for e in ENDINGS))
+        raise SonokitError(
+            f"There is no clip in {folder} or below. Files with these endings are taken: {endings}, and any DICOM."
+        )
+    paths = pd.Series(found, dtype="str")
+    return pd.DataFrame({"path": paths, "clip_id": default_clip_ids(paths)})
+
+
+def default_clip_ids(paths: pd.Series) -> pd.Series:
+    """The paths without their endings; where that is not unique, with them.
+
+    Only the endings of videos are taken off: ``1.2.840.7`` and ``1.2.840.8`` are two names.
+    """
+    names = paths.map(_without_ending, na_action="ignore")
+    while True:
+        doubtful = names.duplicated(keep=False) & (names != paths)  # "a.mp4" and "a.avi", then beside "a.mp4.avi"
+        if not doubtful.any():
+            return names
+        names = names.mask(doubtful, paths)
+
+
+def _without_ending(path: str) -> str:
+    pure = PurePosixPath(path)
+    return path[: -len(pure.suffix)] if pure.suffix.lower() in ENDINGS else path
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    seen = {folder.resolve()}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        where = Path(root)
+        folders[:] = [f for f in folders if not f.startswith(".") and (where / f).resolve() not in seen]
+        seen.update((where / f).resolve() for f in folders)  # a link back up would go round for ever
+        yield from (where / f for f in files if not f.startswith(".") and (where / f).is_file())
+
+
+def _is_clip(file: Path) -> bool:
+    ending = file.suffix.lower()
+    if ending in ENDINGS:
+        return True
+    from .dicom import is_dicom  # brings pydicom, which nobody needs who only reads a manifest
+
+    return (not ending or ending[1:].isdigit()) and is_dicom(str(file))

@@ -1,0 +1,215 @@
+"""Decoded frames on disk: shards of raw bytes, each with a Parquet index that is written after them.
+
+``shard-ID.bin`` holds frames one after another, ``shard-ID.parquet`` says which clip lies where. A shard counts from the moment
+that its index is there, so a kill at any point leaves whole shards and perhaps a file without an index, which is ignored.
+Opening reads columns, never one object a clip.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from ..atomic import atomic_path
+from ..errors import SonokitError
+
+SHARD_BYTES = 64 << 20  # what a kill can cost: some 80 clips of 16 frames at 224 pixels
+_OPEN_MAPS = 64  # shards that one process keeps open
+_SCHEMA = pa.schema(
+    {
+        "content_hash": pa.string(),
+        "shard": pa.string(),
+        "offset": pa.int64(),  # of the first byte
+        "indices": pa.list_(pa.int32()),  # which frames of the clip these are
+        "container": pa.string(),
+        "frame_rate": pa.float64(),
+        "frame_count": pa.int64(),
+        "declared_count": pa.int64(),
+    }
+)
+_DESCRIBING = ["content_hash", "container", "frame_rate", "frame_count", "declared_count"]
+
+
+@dataclass(frozen=True)
+class StoredFrames:
+    """One clip as it goes into a shard: ``frames`` is uint8 [T, S, S], ``indices`` int64 [T]."""
+
+    content_hash: str
+    frames: np.ndarray
+    indices: np.ndarray
+    container: str
+    frame_rate: float
+    frame_count: int
+    declared_count: int | None
+
+
+class ShardWriter:
+    """Appends clips to shards of a folder. A new shard begins when one is full; :meth:`flush` ends the current one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: Any = None
+        self._begin()
+
+    def add(self, clip: StoredFrames) -> None:
+        """Append one clip."""
+        with _writing(self._folder):
+            if self._file is None:
+                self._file = open(self._temporary, "wb")  # noqa: SIM115  # closed by flush
+            self._file.write(np.ascontiguousarray(clip.frames).data)
+        row = {name: getattr(clip, name) for name in _DESCRIBING}
+        self._rows.append({**row, "shard": self._name, "offset": self._bytes, "indices": clip.indices.tolist()})
+        self._bytes += clip.frames.nbytes
+        if self._bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make everything that was added count."""
+        if self._file is None:
+            return
+        with _writing(self._folder):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._temporary, self._folder / f"{self._name}.bin")
+            with atomic_path(self._folder / f"{self._name}.parquet") as temporary:
+                pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), temporary)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._name = f"shard-{uuid.uuid4().hex}"
+        self._temporary = self._folder / f".tmp-{self._name}.bin"
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._file = None
+
+
+@dataclass(frozen=True)
+class StoredClips:
+    """Clips in the shards of a folder, as columns of N clips; nothing is opened before a frame is asked for.
+
+    Attributes:
+        folder: Where the shards are.
+        size: Side S of the frames.
+        names: Shard names [shards].
+        shard: Which of ``names``, int64 [N].
+        offset: First byte in the shard, int64 [N].
+        first: Where the clip's frame numbers begin in ``indices``, int64 [N].
+        count: Its number of frames T, int64 [N].
+        indices: Frame numbers of all clips, int32.
+        table: content_hash, container, frame_rate, frame_count, declared_count [N].
+    """
+
+    folder: Path
+    size: int
+    names: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    indices: np.ndarray
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def find(self, content_hashes: pd.Series) -> np.ndarray:
+        """The position of each content, int64; -1 where it is not stored."""
+        return self._positions.get_indexer(pd.Index(content_hashes))
+
+    def take(self, positions: np.ndarray) -> "StoredClips":
+        """The clips at ``positions``, in that order; a clip may be taken more than once."""
+        columns = {name: getattr(self, name)[positions] for name in ("shard", "offset", "first", "count")}
+        return replace(self, **columns, table=self.table.iloc[positions].reset_index(drop=True))
+
+    def frames(self, i: int) -> np.ndarray:
+        """The frames of clip ``i``: a read-only view of the memory map, uint8 [T, S, S]."""
+        start, count = int(self.offset[i]), int(self.count[i])
+        data = self._map(int(self.shard[i]))[start : start + count * self.size**2]
+        return data.reshape(count, self.size, self.size)
+
+    def frame_numbers(self, i: int) -> np.ndarray:
+        """Which frames of the clip those are, int32 [T]."""
+        return self.indices[self.first[i] : self.first[i] + self.count[i]]
+
+    @cached_property
+    def _positions(self) -> pd.Index:
+        return pd.Index(self.table["content_hash"])
+
+    @cached_property
+    def _map(self) -> Any:  # a least-recently-used map of shards, one for each process
+        folder, names = self.folder, self.names
+
+        @lru_cache(_OPEN_MAPS)
+        def open_map(shard: int) -> np.ndarray:
+            return np.memmap(folder / f"{names[shard]}.bin", dtype=np.uint8, mode="r").view(np.ndarray)
+
+        return open_map
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_map", "_positions")}
+
+
+def open_shards(folder: Path, size: int) -> StoredClips:
+    """Open what is whole in ``folder``; a content that was stored twice is taken once.
+
+    Raises:
+        SonokitError: An index that cannot be read.
+    """
+    files = sorted(str(file) for file in folder.glob("shard-*.parquet"))
+    try:
+        index = pa.dataset.dataset(files, schema=_SCHEMA, format="parquet").to_table() if files else _SCHEMA.empty_table()
+    except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
+        raise SonokitError(f"The frame cache {folder} is damaged ({error}). Remove that folder; it is made anew.") from None
+    table = index.select(_DESCRIBING).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    table["frame_count"] = table["frame_count"].astype(np.int64)
+    shard, names = pd.factorize(index["shard"].to_pandas(), sort=True)
+    lists = index["indices"].combine_chunks()
+    count = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    clips = StoredClips(
+        folder=folder,
+        size=size,
+        names=np.asarray(names, dtype=object),
+        shard=np.asarray(shard, dtype=np.int64),
+        offset=index["offset"].to_numpy(),
+        first=np.concatenate([[0], np.cumsum(count)])[:-1].astype(np.int64),
+        count=count,
+        indices=lists.flatten().to_numpy(),
+        table=table,
+    )
+    whole = clips.offset + clips.count * size**2 <= _sizes(folder, clips.names)[clips.shard]
+    once = whole & ~table["content_hash"].where(whole).duplicated().to_numpy()
+    return clips if once.all() else clips.take(np.flatnonzero(once))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed runs left behind. Only for whoever holds the folder's lock."""
+    for file in folder.glob(".tmp-*shard-*"):
+        file.unlink()
+    for file in folder.glob("shard-*.bin"):
+        if not file.with_suffix(".parquet").exists():
+            file.unlink()
+
+
+def _sizes(folder: Path, names: np.ndarray) -> np.ndarray:
+    """The bytes that each shard really has; 0 for one that is gone. int64 [shards]."""
+    there = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if len(names) else {}
+    return np.array([there.get(f"{name}.bin", 0) for name in names], dtype=np.int64)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SonokitError(f"Cannot write to the frame cache {folder}: {error}. Make room, or change --cache.") from error

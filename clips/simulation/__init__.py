@@ -1,0 +1,1 @@
+"""Simulated lung ultrasound: patients, what their lungs show, the physics of the picture, and video files of it."""

@@ -1,0 +1,91 @@
+"""Turns typed functions into commands: arguments from the signature, help from the docstring, faults in a line or two."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from .errors import SonokitError
+
+Command = Callable[..., None]
+
+_EXIT_FAULT = 2
+_EXIT_STOPPED = 130  # the shell's convention for Ctrl-C
+
+
+class _OneLineParser(ArgumentParser):
+    """A parser whose errors are the fault and the remedy, without the page of usage that hides them."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())}\n{self.prog} --help explains every option.\n")
+        sys.exit(_EXIT_FAULT)
+
+
+def run_commands(
+    commands: Mapping[str, Command], description: str, version: str, arguments: Sequence[str] | None = None
+) -> int:
+    """Run ``PROGRAM COMMAND …`` and return its exit status.
+
+    Only the chosen command's parser is built, so that ``--help`` answers at once.
+
+    Args:
+        commands: Name → function; the first line of a docstring is its line in the list of commands.
+        description: What the program is, for ``--help``.
+        version: Printed for ``--version``.
+        arguments: ``sys.argv[1:]`` by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview(commands, description))
+        return 0
+    if words[0] == "--version":
+        sys.stdout.write(f"sonokit {version}\n")
+        return 0
+    if words[0] not in commands:
+        sys.stderr.write(f"sonokit: error: there is no command {words[0]!r}. The commands: {', '.join(commands)}.\n")
+        return _EXIT_FAULT
+    return run_command(commands[words[0]], f"sonokit {words[0]}", words[1:])
+
+
+def run_command(command: Command, program: str, arguments: Sequence[str] | None = None) -> int:
+    """Run one function as the command ``program`` and return its exit status.
+
+    A :class:`SonokitError` becomes its message on standard error, without a traceback; any other exception is a defect and
+    keeps its own.
+    """
+    parser = _parser(command, program)
+    options = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    values: dict[str, Any] = {k: v for k, v in options.as_dict().items() if k not in ("config", "print_config")}
+    try:
+        command(**values)
+    except SonokitError as error:
+        sys.stderr.write(f"{program}: error: {error}\n")
+        return _EXIT_FAULT
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{program}: stopped. What was finished is kept: the same command goes on from there.\n")
+        return _EXIT_STOPPED
+    return 0
+
+
+def _parser(command: Command, program: str) -> ArgumentParser:
+    text = _docstring(command)
+    parser = _OneLineParser(prog=program, description=text.split("\nArgs:")[0].strip())
+    parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of options, such as a run's config.yaml.")
+    parser.add_function_arguments(command, as_positional=True)
+    for group in parser._action_groups:  # its default title repeats the first line of the description
+        if group.title and text.startswith(group.title):
+            group.title = "arguments and options"
+    return parser
+
+
+def _overview(commands: Mapping[str, Command], description: str) -> str:
+    width = max(len(name) for name in commands)
+    lines = [f"  {name:<{width}}  {_docstring(function).splitlines()[0]}" for name, function in commands.items()]
+    usage = "usage: sonokit COMMAND [arguments] [--option VALUE …]"
+    closing = "sonokit COMMAND --help explains a command; every option can come from --config FILE.yaml."
+    return "\n".join([usage, "", description, "", "commands:", *lines, "", closing, ""])
+
+
+def _docstring(command: Command) -> str:
+    return (command.__doc__ or "").strip()

@@ -1,0 +1,1 @@
+"""Light heads fitted on an embedding store, honestly evaluated."""

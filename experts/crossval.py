@@ -1,0 +1,158 @@
+"""Predictions of an expert for clips that neither its head nor its extractor was fitted on.
+
+With one store, its rows serve every fold: that is fair while no label of these clips went into the extractor, and refused
+otherwise. With a store set, fold k is read from the store that fold k's own extractor made.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..clips.splits import Splits
+from ..errors import SonokitError
+from ..evaluation.out_of_fold import FoldRows, fit_rows, out_of_fold, predicted_values, site_rows
+from ..evaluation.predictions import Predictions
+from ..features.store import EmbeddingStore, StoreSet
+from .question import Question
+from .recipes import clip_features
+
+Measured = Predictions | str
+"""Predictions, or the reason why there are none."""
+
+
+class QuestionFeatures:
+    """The features of a question's clips, as each fold may see them: every array is [N, F] in the question's order.
+
+    Raises:
+        SonokitError: An extractor was fitted on the labels of clips that it would be evaluated on.
+    """
+
+    def __init__(self, stores: EmbeddingStore | StoreSet, question: Question, recipe: str, splits: Splits | None) -> None:
+        self.stores, self.question, self.recipe = stores, question, recipe
+        if isinstance(stores, StoreSet):
+            _require_own_splits(stores, splits)
+        elif question.table["extractor_trained_on"].fillna(False).any():
+            clips = int(question.table["extractor_trained_on"].fillna(False).sum())
+            raise SonokitError(
+                f"the extractor of {stores.folder} was fitted on labels of {clips} of these clips: no score would be fair. "
+                "Make a store set: train-biomarkers --splits, then extract-features with that set"
+            )
+        self._final: np.ndarray | None = None
+
+    @property
+    def final_store(self) -> EmbeddingStore:
+        """The store that the finished expert reads."""
+        return self.stores.final if isinstance(self.stores, StoreSet) else self.stores
+
+    @property
+    def final(self) -> np.ndarray:
+        """From the final store."""
+        if self._final is None:
+            self._final = clip_features(self.final_store, self.recipe).rows(self.question.clip_ids)
+        return self._final
+
+    def of(self, fold: FoldRows) -> np.ndarray:
+        """From the store of a fold."""
+        if not isinstance(self.stores, StoreSet):
+            return self.final
+        store = self.stores.folds[fold.index]
+        marks = store.frame(["clip_id", "extractor_trained_on"]).drop_duplicates("clip_id").set_index("clip_id")
+        if marks["extractor_trained_on"].reindex(self.question.clip_ids[fold.test]).any():
+            raise SonokitError(f"{store.folder} was fitted on clips that fold {fold.index} tests: make the store set again")
+        return clip_features(store, self.recipe).rows(self.question.clip_ids)
+
+    def trained_on(self, rows: np.ndarray) -> bool:
+        """Whether the final extractor was fitted on labels of any of these clips; ``rows`` [·]."""
+        marks = self.final_store.frame(["clip_id", "extractor_trained_on"]).drop_duplicates("clip_id").set_index("clip_id")
+        return bool(marks["extractor_trained_on"].reindex(self.question.clip_ids[rows]).any())
+
+
+def cross_validate(
+    question: Question,
+    features: Callable[[FoldRows], np.ndarray],
+    make: Callable[[], Any],
+    folds: Sequence[FoldRows],
+    *,
+    fitted: Callable[[FoldRows, Any], None] | None = None,
+    progress: str | None = None,
+) -> Predictions:
+    """Out-of-fold predictions of every clip that a fold tests, for every repeat.
+
+    Args:
+        question: Who takes part.
+        features: For instance :meth:`QuestionFeatures.of`.
+        make: A fresh head.
+        folds: From :func:`~sonokit.evaluation.out_of_fold.fold_rows`.
+        fitted: Told of each fitted head.
+        progress: What a progress bar on standard error calls this; None for no bar.
+    """
+    shown: Iterable[FoldRows] = tqdm(folds, desc=progress, unit="fold", leave=False) if progress else folds
+    values = out_of_fold(
+        make,
+        features,
+        question.truth,
+        question.patients,
+        list(folds),
+        shown=shown,
+        task=question.task,
+        class_count=len(question.classes),
+        fitted=fitted,
+    )
+    return _predictions(question, values)
+
+
+def leave_sites_out(question: Question, features: QuestionFeatures, make: Callable[[], Any], usable: np.ndarray) -> Measured:
+    """Each site predicted by a head that met none of its patients, pooled over the sites; ``usable`` bool [N]."""
+    known = sorted(set(question.sites[usable]) - {""})
+    if len(known) < 2:
+        return "one site only" if known else "no site is known"
+    if features.trained_on(np.flatnonzero(usable)):
+        return "the extractor was fitted on labels of every site"
+    folds = [fold for fold in site_rows(question.sites, question.patients, usable) if len(fold.train)]
+    if not folds:
+        return "every patient is at every site"
+    return cross_validate(question, lambda _: features.final, make, folds)
+
+
+def predict_held_out(
+    question: Question, features: QuestionFeatures, head: Any, held_out: np.ndarray, *, fitted_rows: np.ndarray
+) -> Measured | None:
+    """The held-out clips, int [·], as the finished ``head`` sees them; None where nothing is held out."""
+    if len(held_out) == 0:
+        return None
+    if features.trained_on(held_out):
+        return "the final extractor was fitted on labels of the held-out clips"
+    if np.intersect1d(question.patients[held_out], question.patients[fitted_rows]).size:
+        raise SonokitError("the splits hold out clips of patients whom they also train on: make the splits again")
+    values = predicted_values(head, features.final[held_out], question.task, len(question.classes))
+    whole = np.full((1, len(question.truth), *values.shape[1:]), np.nan)
+    whole[0, held_out] = np.round(values, 7)
+    return _predictions(question, whole)
+
+
+def fit_final(question: Question, features: QuestionFeatures, make: Callable[[], Any], rows: np.ndarray) -> Any:
+    """The head that is kept: fitted on all clips that are not held out, int [·]."""
+    if question.task != "regression" and len(np.unique(question.truth[rows])) < 2:
+        raise SonokitError(f"all clips outside the held-out part are of one class of {question.label}: nothing can be learnt")
+    return fit_rows(make, features.final, question.truth, question.patients, rows, task=question.task)
+
+
+def _predictions(question: Question, values: np.ndarray) -> Predictions:
+    """Those of the rows that every repeat predicts."""
+    axes = (0,) if values.ndim == 2 else (0, 2)
+    everyone = Predictions(question.task, question.classes, question.clip_ids, question.patients, question.truth, values)
+    return everyone.select(~np.isnan(values).any(axis=axes))
+
+
+def _require_own_splits(stores: StoreSet, splits: Splits | None) -> None:
+    own = stores.splits.fingerprint()
+    if splits is not None and splits.fingerprint() != own:
+        raise SonokitError(
+            f"{stores.folder} was made with other splits ({own}) than those given ({splits.fingerprint()}): "
+            "leave --splits out, and the set's own are taken"
+        )
+    for k, store in enumerate(stores.folds):
+        if store.header.fold not in (None, k) or store.header.splits_fingerprint not in (None, own):
+            raise SonokitError(f"{store.folder} is not fold {k} of the splits beside it: make the store set again")

@@ -1,0 +1,147 @@
+"""A clinical question put to a store: which clips take part, what is true of each, whose they are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import SonokitError
+from ..evaluation.scores import Task
+from .labels import as_numbers, class_names, find_labels, infer_task, order_classes
+
+
+@dataclass(frozen=True)
+class Question:
+    """The N clips that take part in one expert.
+
+    Attributes:
+        label: Its column.
+        task: What kind of label it is.
+        classes: Names of the K classes in the order of their codes; empty for regression.
+        table: One row a clip, RangeIndex.
+        truth: Class codes int64 [N], or float64 [N].
+        patients: Whose each clip is, str [N].
+        patient_column: The column that says so.
+        notes: What a reader of the report must know: who was left out, and why.
+    """
+
+    label: str
+    task: Task
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+    truth: np.ndarray
+    patients: np.ndarray
+    patient_column: str
+    notes: tuple[str, ...]
+
+    @property
+    def clip_ids(self) -> np.ndarray:
+        """Names of the clips, str [N]."""
+        return self.table["clip_id"].to_numpy(dtype=str)
+
+    @property
+    def sites(self) -> np.ndarray:
+        """Site of each clip, str [N], empty where unknown."""
+        return self.table["site"].astype("string").fillna("").to_numpy(dtype=str)
+
+
+def pose(
+    table: pd.DataFrame,
+    label: str,
+    *,
+    task: Task | None = None,
+    classes: Sequence[str] | None = None,
+    where: Mapping[str, str] | None = None,
+    labels_csv: Path | None = None,
+    patient: str = "patient_id",
+    fewest_patients: int = 5,
+) -> Question:
+    """Choose the clips of ``table`` (one row a clip) that can answer for ``label``.
+
+    Args:
+        table: From :func:`~sonokit.experts.recipes.clip_table`.
+        label: What is predicted.
+        task: None: see :func:`~sonokit.experts.labels.infer_task`.
+        classes: Only these, in this order (for an ordinal label from low to high).
+        where: Only clips whose column has this value.
+        labels_csv: See :func:`~sonokit.experts.labels.find_labels`.
+        patient: The column that says whose a clip is.
+        fewest_patients: A class of fewer patients cannot be in every fold and is left out (ordered levels stay).
+
+    Raises:
+        SonokitError: The question cannot be asked of this store; the message says why.
+    """
+    labels, notes = find_labels(table, label, labels_csv)
+    keep, said = _where(table, where or {})
+    known = labels.notna().to_numpy() & keep
+    if not known.any():
+        raise SonokitError(f"no clip has a value in {label!r}{said and f' where {said}'}")
+    if (keep & ~known).any():
+        notes.append(f"{int((keep & ~known).sum())} clips have no {label} and take no part")
+    table, labels = table[known].reset_index(drop=True), labels[known].reset_index(drop=True).infer_objects()
+    patients, said_patient = _patients(table, patient)
+    task = task or infer_task(labels)
+    if task == "regression":
+        truth = as_numbers(labels, table["clip_id"], label)
+        return Question(label, task, (), table, truth, patients, patient, (*notes, *said_patient))
+    names, said_classes = _usable_classes(labels, patients, task, classes, fewest_patients)
+    codes = class_names(labels).map({name: code for code, name in enumerate(names)})
+    rows = codes.notna().to_numpy()
+    notes += [*said_patient, *said_classes]
+    table, truth = table[rows].reset_index(drop=True), codes[rows].to_numpy(dtype=np.int64)
+    return Question(label, task, tuple(names), table, truth, patients[rows], patient, tuple(notes))
+
+
+def _where(table: pd.DataFrame, where: Mapping[str, str]) -> tuple[np.ndarray, str]:
+    keep = np.ones(len(table), dtype=bool)
+    for column, value in where.items():
+        if column not in table:
+            raise SonokitError(
+                f"--where {column}={value}: the store has no column {column!r}; it has: {', '.join(map(str, table))}"
+            )
+        names = class_names(table[column])
+        matches = (names == str(value)).fillna(False).to_numpy(dtype=bool)
+        if not matches.any():
+            values = ", ".join(sorted(set(names.dropna()))[:12])
+            raise SonokitError(f"--where {column}={value}: no clip has that; values there are: {values}")
+        keep &= matches
+    return keep, ", ".join(f"{column}={value}" for column, value in where.items())
+
+
+def _patients(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
+    if column not in table:
+        raise SonokitError(f"--patient {column}: the store has no such column; it has: {', '.join(map(str, table))}")
+    names = table[column].astype("string")
+    unknown = table["clip_id"][names.isna()]
+    if len(unknown):
+        raise SonokitError(
+            f"{column} is unknown for {len(unknown)} clips (first {unknown.iloc[0]!r}), so nothing can be evaluated by "
+            "patient: fill it in, or take --patient clip_id at your own risk"
+        )
+    notes = []
+    if column == "clip_id":
+        notes.append("folds and intervals are by clip, not by patient: clips of one patient may be on both sides of a fold")
+    return names.to_numpy(dtype=str), notes
+
+
+def _usable_classes(
+    labels: pd.Series, patients: np.ndarray, task: Task, classes: Sequence[str] | None, fewest: int
+) -> tuple[list[str], list[str]]:
+    """The classes that can be evaluated, and a note on each that cannot or hardly can."""
+    wanted = order_classes(labels, task, classes)
+    names = class_names(labels).to_numpy(dtype=object)
+    counts = {name: len(np.unique(patients[names == name])) for name in wanted}
+    few = [name for name in wanted if counts[name] < fewest]
+    notes = []
+    if task == "ordinal":
+        notes += [f"level {name} has {counts[name]} patients only: some folds do not see it" for name in few]
+        usable = wanted
+    else:
+        notes += [f"class {name} is left out: {counts[name]} patients are too few for {fewest} folds" for name in few]
+        usable = [name for name in wanted if name not in few]
+    if len(usable) < 2:
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise SonokitError(f"at least two classes of {fewest} patients are needed; patients a class here: {listed}")
+    return usable, notes

@@ -1,0 +1,1 @@
+"""Biomarker extractors, frozen extraction, the embedding store and its FAISS index."""

@@ -1,0 +1,49 @@
+"""Keeping up with the manifest: rows of clips whose labels or patients were mended, without another forward pass."""
+
+import numpy as np
+import pandas as pd
+
+from .rows import label_array, make_rows
+from .store import EmbeddingStore
+
+
+def refresh_details(store: EmbeddingStore, details: pd.DataFrame, trained_on: np.ndarray) -> int:
+    """Write anew the rows of clips of which the manifest now says something else, their embeddings unchanged.
+
+    Args:
+        store: The store.
+        details: One row a clip, as :func:`sonokit.features.extract.clip_details` gives it.
+        trained_on: ``extractor_trained_on`` of each, bool [N]: it follows the patient.
+
+    Returns:
+        How many clips that were.
+    """
+    now = details.assign(extractor_trained_on=trained_on).set_index("clip_id", drop=False)
+    there = store.frame([n for n in now if n in store.columns()]).drop_duplicates("clip_id").set_index("clip_id", drop=False)
+    both = now.index.intersection(there.index)
+    both = both[(now.loc[both, "content_hash"] == there.loc[both, "content_hash"]).to_numpy(dtype=bool)]
+    outdated = set(both[_differs(now.loc[both], there.loc[both])])
+    if not outdated:
+        return 0
+    rows = store.frame()
+    embeddings, _ = store.embeddings()
+    stale = rows["clip_id"].isin(outdated).to_numpy(dtype=bool)
+    kept = rows.loc[stale, ["segment", "start_s", "end_s", *(f"p_{b}" for b in store.header.biomarkers)]].reset_index(drop=True)
+    said = now.loc[rows.loc[stale, "clip_id"]].reset_index(drop=True)
+    store.append(make_rows(store.header, pd.concat([said, kept], axis=1), embeddings[stale]))
+    return len(outdated)
+
+
+def _differs(now: pd.DataFrame, there: pd.DataFrame) -> np.ndarray:
+    """Clip by clip, whether any column does; a column that the store lacks counts as unknown there. bool [N]."""
+    differs = np.zeros(len(now), dtype=bool)
+    for name in now:
+        ours = _comparable(now[name].astype(np.float32) if name == "frame_rate" else now[name])  # the store's precision
+        theirs = _comparable(there[name]) if name in there else np.full(len(now), None, dtype=object)
+        differs |= ours != theirs
+    return differs
+
+
+def _comparable(values: pd.Series) -> np.ndarray:
+    """Values as the store keeps them, None where unknown."""
+    return np.array(label_array(values).to_pylist(), dtype=object)

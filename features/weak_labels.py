@@ -1,0 +1,55 @@
+"""Clip labels of biomarkers, and what must be true of clips, labels and splits before anything is trained on them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..clips.cache import CachedClips
+from ..clips.manifest import Manifest
+from ..clips.splits import Splits
+from ..errors import SonokitError
+
+
+def binary_labels(manifest: Manifest, biomarkers: Sequence[str]) -> np.ndarray:
+    """float32 [N, B]: 1, 0, or nan where unknown.
+
+    Raises:
+        SonokitError: A column is missing, or holds something else; all such columns are named.
+    """
+    faults, columns = [], []
+    for name in biomarkers:
+        values = pd.to_numeric(manifest.labels(name), errors="coerce").astype("float64").to_numpy()
+        empty = manifest.labels(name).isna().to_numpy()
+        if not (empty | np.isin(values, (0.0, 1.0))).all():
+            faults.append(name)
+        columns.append(values.astype(np.float32))
+    if faults:
+        raise SonokitError(f"{manifest.source}: {', '.join(faults)} must hold 0, 1 or nothing in every row to be a biomarker")
+    return np.stack(columns, axis=1)
+
+
+def require_labelled(clips: CachedClips, biomarkers: Sequence[str]) -> None:
+    """Refuse a training without clips, without biomarkers, or without a single label."""
+    if not biomarkers:
+        raise SonokitError("name at least one biomarker column (biomarkers)")
+    if not len(clips):
+        raise SonokitError("none of the manifest's clips could be decoded; rejected.csv in the frame cache says why")
+    if np.isnan(binary_labels(clips.manifest, biomarkers)).all():
+        raise SonokitError(f"{clips.manifest.source}: no clip has a label in {', '.join(biomarkers)}")
+
+
+def require_same_clips(clips: CachedClips, splits: Splits | None) -> None:
+    """Refuse splits that speak of other clips altogether."""
+    if splits is not None and not np.isin(clips.table["clip_id"].to_numpy(dtype=str), splits.clip_ids).any():
+        raise SonokitError("splits and manifest have no clip in common; make the splits from this manifest (sonokit split)")
+
+
+def require_patients_apart(fold: int, patients: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
+    """Refuse a fold that has one patient on both sides. Masks bool [N], patients [N]."""
+    both = sorted(set(patients[train]) & set(patients[test]))
+    if both:
+        raise SonokitError(
+            f"fold {fold} of the splits has {', '.join(both[:3])} on both sides: the manifest's patients are not those "
+            "that the splits were made with; make the splits anew (sonokit split)"
+        )

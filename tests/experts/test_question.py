@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sonokit.errors import SonokitError
+from sonokit.experts.labels import infer_task
+from sonokit.experts.question import pose
+
+
+def test_pose__classes_in_order_of_name_with_codes(clips: pd.DataFrame) -> None:
+    question = pose(clips, "diagnosis")
+    assert (question.task, question.classes) == ("classification", ("covid19", "normal", "pneumonia"))
+    assert np.array_equal(np.array(question.classes)[question.truth], clips["diagnosis"])
+    assert question.patients.tolist() == clips["patient_id"].tolist()
+
+
+def test_pose__only_the_classes_asked_for_in_their_order(clips: pd.DataFrame) -> None:
+    question = pose(clips, "diagnosis", classes=["normal", "covid19"])
+    assert question.classes == ("normal", "covid19")
+    assert len(question.truth) == (clips["diagnosis"] != "pneumonia").sum()
+
+
+def test_pose__class_of_too_few_patients_is_left_out_by_name(clips: pd.DataFrame) -> None:
+    rare = clips["patient_id"].isin(["p01", "p04", "p07"])
+    question = pose(clips.assign(diagnosis=clips["diagnosis"].mask(rare, "rare")), "diagnosis")
+    assert "rare" not in question.classes
+    assert len(question.truth) == len(clips) - rare.sum()
+    assert any("class rare is left out: 3 patients" in note for note in question.notes)
+
+
+def test_pose__rare_level_of_an_ordinal_stays_and_is_noted(clips: pd.DataFrame) -> None:
+    severity = clips["severity"].mask(clips["patient_id"] == "p02", 3.0)
+    question = pose(clips.assign(severity=severity), "severity")
+    assert (question.task, question.classes) == ("ordinal", ("0", "1", "2", "3"))
+    assert any("level 3 has 1 patients only" in note for note in question.notes)
+
+
+def test_pose__levels_go_by_number_not_by_name(clips: pd.DataFrame) -> None:
+    question = pose(clips.assign(grade=clips["severity"].map({0: 2.0, 1: 9.0, 2: 10.0})), "grade")
+    assert question.classes == ("2", "9", "10")
+
+
+def test_pose__unknown_labels_take_no_part(clips: pd.DataFrame) -> None:
+    question = pose(clips.assign(ratio=clips["ratio"].mask(clips.index < 4)), "ratio")
+    assert question.task == "regression"
+    assert len(question.truth) == len(clips) - 4
+    assert any("4 clips have no ratio" in note for note in question.notes)
+
+
+def test_pose__where_text_and_number(clips: pd.DataFrame) -> None:
+    assert set(pose(clips, "diagnosis", where={"probe": "convex"}).table["probe"]) == {"convex"}
+    assert set(pose(clips, "diagnosis", where={"binary": "1"}).table["binary"]) == {1.0}
+
+
+def test_pose__where_names_what_there_is(clips: pd.DataFrame) -> None:
+    with pytest.raises(SonokitError, match="convex, linear"):
+        pose(clips, "diagnosis", where={"probe": "endocavitary"})
+    with pytest.raises(SonokitError, match="no column 'prob'"):
+        pose(clips, "diagnosis", where={"prob": "convex"})
+
+
+def test_pose__unknown_label_lists_the_columns(clips: pd.DataFrame) -> None:
+    with pytest.raises(SonokitError, match="it has: diagnosis, severity, binary, ratio"):
+        pose(clips, "diagnose")
+
+
+def test_pose__text_for_regression_shows_an_example(clips: pd.DataFrame) -> None:
+    ratio = clips["ratio"].astype(object).mask(clips.index == 3, "high")
+    with pytest.raises(SonokitError, match="'clip-003' is 'high'"):
+        pose(clips.assign(ratio=ratio), "ratio", task="regression")
+
+
+def test_pose__text_levels_want_an_order(clips: pd.DataFrame) -> None:
+    with pytest.raises(SonokitError, match="--classes"):
+        pose(clips, "diagnosis", task="ordinal")
+    question = pose(clips, "diagnosis", task="ordinal", classes=["normal", "pneumonia", "covid19"])
+    assert question.classes == ("normal", "pneumonia", "covid19")
+
+
+def test_pose__patient_unknown_names_the_way_out(clips: pd.DataFrame) -> None:
+    unknown = clips.assign(patient_id=clips["patient_id"].mask(clips.index == 5))
+    with pytest.raises(SonokitError, match="--patient clip_id"):
+        pose(unknown, "diagnosis")
+    question = pose(unknown, "diagnosis", patient="clip_id")
+    assert question.patients.tolist() == clips["clip_id"].tolist()
+    assert any("not by patient" in note for note in question.notes)
+
+
+def test_pose__fewer_than_two_classes(clips: pd.DataFrame) -> None:
+    with pytest.raises(SonokitError, match="at least two classes"):
+        pose(clips, "diagnosis", where={"diagnosis": "normal"})
+
+
+def test_pose__labels_of_a_csv_add_and_override(clips: pd.DataFrame, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("clip_id,diagnosis\nclip-000,covid19\nclip-001,\nelsewhere,normal\n")
+    question = pose(clips, "diagnosis", labels_csv=file)
+    names = np.array(question.classes)[question.truth]
+    assert clips["diagnosis"][0] == "normal"
+    assert names[0] == "covid19"  # overridden
+    assert names[1] == "normal"  # empty there: the store's stays
+    assert any("elsewhere" in note for note in question.notes)
+
+
+def test_pose__labels_of_a_csv_by_patient(clips: pd.DataFrame, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    patients = clips["patient_id"].unique()
+    pd.DataFrame({"patient_id": patients, "sex": np.where(np.arange(len(patients)) % 2, "f", "m")}).to_csv(file, index=False)
+    question = pose(clips, "sex", labels_csv=file)
+    assert len(question.truth) == len(clips)
+    assert all(len(set(question.truth[question.patients == name])) == 1 for name in patients)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("clip_id,other\nclip-000,1\n", "no column 'diagnosis'"),
+        ("name,diagnosis\nclip-000,1\n", "no column clip_id or patient_id"),
+        ("clip_id,diagnosis\nclip-000,a\nclip-000,b\n", "more than once"),
+        ("clip_id,diagnosis\nnobody,a\n", "no clip_id of"),
+    ],
+)
+def test_pose__faulty_csv(clips: pd.DataFrame, tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text(text)
+    with pytest.raises(SonokitError, match=says):
+        pose(clips, "diagnosis", labels_csv=file)
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["a", "b"], "classification"),
+        ([0.0, 1.0], "classification"),
+        ([0.0, 1.0, 3.0], "ordinal"),
+        ([0.1, 1.0, 2.0], "regression"),
+        (list(range(30)), "regression"),
+    ],
+)
+def test_infer_task__by_values(values: list, task: str) -> None:
+    assert infer_task(pd.Series([*values, None])) == task

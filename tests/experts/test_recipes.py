@@ -1,0 +1,74 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sonokit.errors import SonokitError
+from sonokit.experts.recipes import clip_features, clip_table
+from sonokit.features.store import EmbeddingStore, StoreHeader
+
+CLIPS = pd.DataFrame({"clip_id": ["b", "a"], "content_hash": ["h1", "h2"], "patient_id": ["p", "q"], "diagnosis": ["x", "y"]})
+EMBEDDINGS = np.array([[[1, 2], [3, 6]], [[5, 5], [5, 5]]], dtype=np.float32)  # [clips, segments, D]
+
+
+def test_clip_features__mean_and_spread_by_hand_in_the_stores_order(write: Any, tmp_path: Path) -> None:
+    found = clip_features(write(tmp_path / "s", CLIPS, EMBEDDINGS), "mean_std")
+    assert found.clip_ids.tolist() == ["a", "b"]
+    assert found.X.tolist() == [[5, 5, 0, 0], [2, 4, 1, 2]]
+    assert found.X.dtype == np.float32
+    assert found.names == ("mean of dimension 0", "mean of dimension 1", "spread of dimension 0", "spread of dimension 1")
+
+
+def test_clip_features__biomarkers_by_hand(tmp_path: Path) -> None:
+    from sonokit.features.store import make_rows
+
+    header = StoreHeader(fingerprint="f", kind="extractor", model="m", dimensions=2, dtype="float32", biomarkers=["b_lines"])
+    store = EmbeddingStore.create(tmp_path / "s", header)
+    rows = CLIPS.loc[[0, 0, 1, 1]].assign(segment=[0, 1, 0, 1], p_b_lines=[0.25, 0.75, 0.5, 0.5])
+    store.append(make_rows(header, rows, EMBEDDINGS.reshape(4, 2)))
+    assert clip_features(store, "biomarkers").X.tolist() == [[0.5, 0.5], [0.5, 0.75]]
+    both = clip_features(store, "mean_std+biomarkers")
+    assert both.X.tolist() == [[5, 5, 0, 0, 0.5, 0.5], [2, 4, 1, 2, 0.5, 0.75]]
+    assert both.names[-2:] == ("mean of b_lines", "maximum of b_lines")
+    assert "p_b_lines" not in clip_table(store)
+
+
+def test_clip_features__equals_a_plain_loop(write: Any, make: Any, embedding: Any, tmp_path: Path) -> None:
+    clips = make(6, 2)
+    embeddings = embedding(clips, 1.0, dimensions=5, segments=4)
+    found = clip_features(write(tmp_path / "s", clips, embeddings), "mean_std")
+    for clip, block in zip(clips["clip_id"], embeddings, strict=True):
+        expected = np.concatenate([block.mean(axis=0), block.std(axis=0)])
+        np.testing.assert_allclose(found.rows(np.array([clip]))[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_clip_features__backbone_store_has_no_biomarkers(write: Any, tmp_path: Path) -> None:
+    with pytest.raises(SonokitError, match="biomarker extractor"):
+        clip_features(write(tmp_path / "s", CLIPS, EMBEDDINGS), "biomarkers")
+
+
+def test_clip_features__unknown_recipe_names_the_known(write: Any, tmp_path: Path) -> None:
+    with pytest.raises(SonokitError, match="mean_std"):
+        clip_features(write(tmp_path / "s", CLIPS, EMBEDDINGS), "median")
+
+
+def test_clip_features__infinite_embedding_is_named(write: Any, tmp_path: Path) -> None:
+    broken = EMBEDDINGS.copy()
+    broken[0, 0, 0] = np.inf
+    with pytest.raises(SonokitError, match="'b'"):
+        clip_features(write(tmp_path / "s", CLIPS, broken))
+
+
+def test_clip_features__empty_store(tmp_path: Path) -> None:
+    store = EmbeddingStore.create(tmp_path / "s", StoreHeader(fingerprint="f", kind="backbone", model="m", dimensions=2))
+    with pytest.raises(SonokitError, match="no rows yet"):
+        clip_features(store)
+    with pytest.raises(SonokitError, match="no rows yet"):
+        clip_table(store)
+
+
+def test_clip_table__one_row_a_clip_without_what_is_of_a_segment(write: Any, tmp_path: Path) -> None:
+    table = clip_table(write(tmp_path / "s", CLIPS, EMBEDDINGS))
+    assert table["diagnosis"].tolist() == ["y", "x"]
+    assert not {"segment", "row_id", "start_s"} & set(table)

@@ -1,0 +1,267 @@
+"""Runs of a tiny network on a few clips in memory. Executed as a script, this file dies in the middle of such runs."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from sonokit.backbones.build import build_backbone
+from sonokit.backbones.folder import load_backbone, read_provenance, save_backbone
+from sonokit.clips.manifest import Manifest
+from sonokit.errors import SonokitError
+from sonokit.pretrain import run as run_module
+from sonokit.pretrain.loop import CheckpointFile, PretrainLoop
+from sonokit.pretrain.run import PretrainSettings, encode_labels, pretrain
+
+TINY = PretrainSettings(
+    backbone="test_resnet",
+    size=32,
+    batch_size=4,
+    epochs=4,
+    warmup_epochs=1,
+    learning_rate=3e-3,
+    label="sign",
+    temporal_shift=0.125,
+)
+
+
+class Clips:
+    """Clips in memory that look like ``CachedClips``: bars whose width is the patient's."""
+
+    def __init__(self, patients: int = 5, per_patient: int = 2, patient_column: str | None = "patient_id") -> None:
+        n = patients * per_patient
+        owner = np.repeat(np.arange(patients), per_patient)
+        self.table = pd.DataFrame(
+            {
+                "path": [f"{i}.mp4" for i in range(n)],
+                "clip_id": [f"c{i}" for i in range(n)],
+                "patient_id": [f"p{i}" for i in owner],
+                "sign": [[0, 1, None][i % 3] for i in range(n)],
+                "content_hash": [f"hash{i}" for i in range(n)],
+            }
+        )
+        self.manifest = Manifest(self.table.drop(columns="content_hash"), Path(), patient_column, Path("manifest.csv"))
+        self.settings = SimpleNamespace(size=40)
+        rng = np.random.default_rng(0)
+        bars = [np.sin(np.linspace(0, 3 + 4 * o, 40)) for o in owner]
+        noise = rng.normal(0, 0.2, (n, 6, 40, 40))
+        self.frames = [np.uint8(127 * (1 + b * 0.7 + e).clip(0, 2)) for b, e in zip(bars, noise, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, i: int) -> SimpleNamespace:
+        return SimpleNamespace(frames=self.frames[i][: [6, 6, 2, 1][i % 4]])
+
+
+def go(out: Path, settings: PretrainSettings = TINY, clips=None, **options) -> Path:
+    clips = clips or Clips()
+    return pretrain(clips, out, settings, config=dataclasses.asdict(settings), progress=False, **options)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(out / "model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def epochs(out: Path) -> list[int]:
+    return [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    return go(tmp_path_factory.mktemp("run") / "out")
+
+
+def test_pretrain__leaves_a_backbone_and_its_record(undisturbed):
+    backbone = load_backbone(undisturbed)
+    assert (backbone.name, backbone.in_chans, backbone.temporal_shift) == ("test_resnet", 1, 0.125)
+    names = {p.name for p in undisturbed.iterdir()}
+    assert names == {
+        "config.json", "config.yaml", "environment.json", "events", "last.ckpt", "metrics.jsonl", "model.safetensors",
+        "README.md", "sonokit.json",
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert [row["step"] for row in rows] == [3, 6, 9, 12]  # 10 clips, 4 a batch
+    assert rows[-1]["contrastive"] < rows[0]["contrastive"]
+    assert rows[0]["loss"] == pytest.approx(rows[0]["contrastive"] + 0.2 * rows[0]["classification"], abs=1e-4)
+    assert rows[-1]["learning_rate"] < rows[1]["learning_rate"]
+
+
+def test_pretrain__provenance_names_labels_clips_and_patients(undisturbed):
+    provenance = read_provenance(undisturbed)
+    assert provenance["fitted_on_labels"] is True
+    assert provenance["labels"] == ["sign"]
+    assert provenance["training_clips"] == {f"c{i}": f"hash{i}" for i in range(10)}
+    assert provenance["training_patients"] == [f"p{i}" for i in range(5)]
+
+
+def test_pretrain__leaves_the_global_generator_alone(tmp_path):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    go(tmp_path / "out", dataclasses.replace(TINY, epochs=1, label=None))
+    assert torch.equal(torch.get_rng_state(), before)
+    provenance = read_provenance(tmp_path / "out")
+    assert provenance["fitted_on_labels"] is False
+    assert len(provenance["training_clips"]) == 10
+
+
+def test_pretrain__a_finished_run_returns_at_once(undisturbed, monkeypatch):
+    monkeypatch.setattr(run_module, "_build_loop", lambda *a: pytest.fail("trained again"))
+    before = (undisturbed / "model.safetensors").stat().st_mtime_ns
+    assert go(undisturbed) == undisturbed
+    assert (undisturbed / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_pretrain__other_settings_are_refused(undisturbed):
+    with pytest.raises(SonokitError, match="epochs: 4 there, 5 now"):
+        go(undisturbed, dataclasses.replace(TINY, epochs=5))
+
+
+def test_pretrain__reading_processes_change_nothing(undisturbed, tmp_path):
+    assert same(go(tmp_path / "out", workers=1), undisturbed)
+
+
+def test_pretrain__the_seed_changes_the_weights(undisturbed, tmp_path):
+    assert not same(go(tmp_path / "out", dataclasses.replace(TINY, seed=1)), undisturbed)
+
+
+MOMENTS = ["before a checkpoint", "in an epoch", "in a checkpoint", "before the next checkpoint", "in the backbone"]
+
+
+def die_in_a_run(out: Path, moment: str) -> None:
+    """Run until ``moment`` of the run, then SIGKILL."""
+    calls = {"step": 0, "checkpoint": 0}
+    step, save, put = PretrainLoop.training_step, CheckpointFile.on_train_epoch_end, run_module.save_backbone
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def training_step(self, batch, number):
+        calls["step"] += 1
+        if calls["step"] == {"before a checkpoint": 2, "in an epoch": 8}.get(moment):
+            kill()
+        return step(self, batch, number)
+
+    def on_train_epoch_end(self, trainer, module):
+        calls["checkpoint"] += 1
+        self._next = 0.0  # at every epoch
+        if calls["checkpoint"] == 3 and moment == "in a checkpoint":
+
+            def save_half(file):
+                Path(file).write_bytes(b"half")
+                kill()
+
+            trainer.save_checkpoint = save_half
+        if calls["checkpoint"] == 3 and moment == "before the next checkpoint":
+            with open(out / "metrics.jsonl", "a") as handle:
+                handle.write('{"epoch": 3, "st')
+            kill()
+        save(self, trainer, module)
+
+    def save_half_backbone(backbone, folder, *, provenance):
+        put(backbone, folder, provenance=provenance)
+        (folder / "config.json").unlink()
+        kill()
+
+    PretrainLoop.training_step, CheckpointFile.on_train_epoch_end = training_step, on_train_epoch_end
+    if moment == "in the backbone":
+        run_module.save_backbone = save_half_backbone
+    go(out)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    subprocess.run([sys.executable, __file__, folder], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_pretrain__goes_on_after_a_kill_to_the_same_weights(undisturbed, killed, moment):
+    out = killed / moment
+    assert not (out / "config.json").exists()
+    assert (out / "last.ckpt").exists() == (moment != "before a checkpoint")
+    go(out)
+    assert same(out, undisturbed)
+    assert epochs(out) == [0, 1, 2, 3]
+    assert [p.name for p in out.glob(".tmp-*")] in ([], [p.name for p in out.glob(".tmp-*-last.ckpt")])
+
+
+def test_pretrain__goes_on_from_another_backbone_and_keeps_its_provenance(tmp_path):
+    start = tmp_path / "start"
+    save_backbone(
+        build_backbone("test_resnet"),
+        start,
+        provenance={"fitted_on_labels": True, "labels": ["old"], "training_clips": {"x": "y"}, "training_patients": ["q"]},
+    )
+    settings = dataclasses.replace(TINY, backbone=str(start), epochs=1, label=None, temporal_shift=0.0, pairs="two_views")
+    provenance = read_provenance(go(tmp_path / "out", settings))
+    assert provenance["fitted_on_labels"] is True
+    assert provenance["labels"] == ["old"]
+    assert provenance["training_clips"]["x"] == "y"
+    assert len(provenance["training_clips"]) == 11
+    assert "q" in provenance["training_patients"]
+    assert provenance["method"] == "SimCLR"
+
+
+@pytest.mark.parametrize(
+    ("change", "clips", "message"),
+    [
+        ({}, Clips(patients=1, per_patient=4), "2 patients"),
+        ({"label": "nothing"}, None, "nothing"),
+        ({"label": "patient_id"}, None, "patient_id"),
+        ({"epochs": 0}, None, "epochs must be at least 1"),
+        ({"augment": "strong"}, None, "ultrasound, reference, none"),
+        ({"backbone": "swin_tiny_patch4_window7_224", "temporal_shift": 0.0}, None, "32 pixels"),
+    ],
+)
+def test_pretrain__faults(tmp_path, change, clips, message):
+    with pytest.raises(SonokitError, match=message):
+        go(tmp_path / "out", dataclasses.replace(TINY, **change), clips)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pretrain__without_patients_each_clip_is_its_own(tmp_path):
+    settings = dataclasses.replace(TINY, epochs=1, label=None)
+    out = go(tmp_path / "out", settings, Clips(patients=1, per_patient=4, patient_column=None))
+    assert read_provenance(out)["training_patients"] == []
+
+
+def test_encode_labels__unknown_is_minus_1():
+    codes, classes = encode_labels(pd.Series(["b", None, "a", "b"], name="x"))
+    assert codes.tolist() == [1, -1, 0, 1]
+    assert classes == ["a", "b"]
+    with pytest.raises(SonokitError, match="'x' has 1 known"):
+        encode_labels(pd.Series(["a", None], name="x"))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in MOMENTS:
+        if (child := os.fork()) == 0:
+            die_in_a_run(Path(sys.argv[1]) / name, name)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
