@@ -17,7 +17,6 @@ _NEEDED = {
     "lightly": "self-supervised losses and heads",
     "pytorch-lightning": "the training loop",
     "av": "video decoding",
-    "decord2": "the fast path for mp4 and avi",
     "pydicom": "DICOM",
     "faiss-cpu": "the vector index",
     "pyarrow": "the embedding store",
@@ -26,6 +25,7 @@ _NEEDED = {
     "skops": "safe files for linear heads",
 }
 _OPTIONAL = {
+    "decord2": ("peeking at a few frames of mp4 files", "pip install 'sonokit[decord]'"),
     "python-gdcm": ("JPEG-lossless, JPEG-LS and JPEG 2000 inside DICOM", "pip install 'sonokit[dicom]'"),
 }
 

@@ -87,6 +87,7 @@ def save_backbone(backbone: Backbone, folder: Path, *, provenance: dict[str, Any
         save_for_hf(backbone.model, staged, model_args=arguments, safe_serialization=True)
         (staged / "sonokit.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
         _model_card(backbone, provenance).save(staged / "README.md")
+        (staged / "model.safetensors").chmod((staged / "sonokit.json").stat().st_mode)  # safetensors makes it private
         (folder / "config.json").unlink(missing_ok=True)
         for name in (*_FILES_BESIDE, "config.json"):
             with atomic_path(folder / name) as place:

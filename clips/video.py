@@ -5,6 +5,8 @@ list and on AVI with H.264 (AVI keeps no display times, and B-frames are stored 
 several, how many frames of a damaged file come out depends on the number of cores. Several clips are decoded at once instead.
 """
 
+import contextlib
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +17,6 @@ import av
 import numpy as np
 
 from .decoded import Choose, ClipError, DecodedClip, SequentialPass, Wanted, chosen_indices, collect, grey_or_rgb
-
-try:
-    import decord
-except ImportError:  # no wheel on this platform: the fast path is never taken
-    decord = None
 
 _CONTAINERS = {"mpegts": "mpeg", "mpegvideo": "mpeg", "matroska": "mkv", "jpeg": "jpg", "tiff": "tif", "asf": "wmv"}
 _STILLS = {"png", "jpg", "tif", "bmp", "webp", "image2"}
@@ -134,10 +131,9 @@ def _read_through(source: str | BinaryIO, wanted: Wanted, channels: int) -> Sequ
 
 def _read_fast(path: str, choose: Choose | Sequence[int] | None, header: _Header, channels: int) -> DecodedClip | None:
     """The same through decord, or None where it cannot be trusted with this file: then PyAV reads it and says why."""
-    count = header.declared_count
+    count, decord = header.declared_count, _decord()
     if decord is None or count is None:
         return None
-    decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(path, num_threads=1)  # opened here and never shared: a reader is not safe across workers
         if len(reader) != count:
@@ -151,6 +147,23 @@ def _read_fast(path: str, choose: Choose | Sequence[int] | None, header: _Header
         return None
     frames = np.stack([grey_or_rgb(rgb, channels) for rgb in pictures[1:]])
     return DecodedClip(frames, indices, count, count, header.frame_rate, header.container)
+
+
+@functools.cache
+def _decord() -> Any:
+    """The module decord, or None where it is not installed.
+
+    decord2 3.4 loads every CUDA library that it finds for all to use, NVBLAS among them, which then takes torch's matrix
+    products and crashes. Loaded after torch it does no harm, and never loaded without need.
+    """
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401
+    try:
+        import decord
+    except ImportError:
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
 
 
 def _read_first(path: str) -> np.ndarray:

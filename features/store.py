@@ -85,8 +85,12 @@ class EmbeddingStore:
 
     @property
     def floor(self) -> "EmbeddingStore | None":
-        """The same clips through the same network with random weights, where it was made."""
-        return EmbeddingStore.open(self.folder / "floor") if (self.folder / "floor" / "store.json").is_file() else None
+        """The same clips through the same network with random weights, where it was made.
+
+        Raises:
+            SonokitError: It lacks clips of this store.
+        """
+        return _floor_of(self.folder, self)
 
     def append(self, table: pa.Table) -> None:
         """Add all rows of some clips as one part; clips that are there already are superseded.
@@ -190,8 +194,20 @@ def open_stores(folder: str | Path) -> EmbeddingStore | StoreSet:
     stores = [EmbeddingStore.open(folder / name) for name in names]
     if any(store.done() != stores[-1].done() for store in stores):
         raise SonokitError(unfinished)
-    floor = EmbeddingStore.open(folder / "floor") if (folder / "floor" / "store.json").is_file() else None
-    return StoreSet(folder, read_splits(folder / "splits.json"), stores[:-1], stores[-1], floor)
+    return StoreSet(folder, read_splits(folder / "splits.json"), stores[:-1], stores[-1], _floor_of(folder, stores[-1]))
+
+
+def _floor_of(folder: Path, store: EmbeddingStore) -> EmbeddingStore | None:
+    """The store in ``folder/floor``, if any; it must hold the clips of ``store``."""
+    if not (folder / "floor" / "store.json").is_file():
+        return None
+    floor = EmbeddingStore.open(folder / "floor")
+    missing = {clip_id for clip_id, _ in store.done()} - {clip_id for clip_id, _ in floor.done()}
+    if missing:
+        raise SonokitError(
+            f"{floor.folder} lacks {len(missing)} clips of the store: run extract-features again with --floor true"
+        )
+    return floor
 
 
 def _order(rows: pa.Table) -> pa.Array:

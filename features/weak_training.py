@@ -40,7 +40,7 @@ from .head_fitting import (
 from .weak_labels import binary_labels, require_labelled, require_patients_apart, require_same_clips
 from .weak_scores import OutOfFold, score_biomarkers
 
-_EPOCHS = {"none": 100, "all": 20}
+_EPOCHS = {"none": 30, "all": 20}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class BiomarkerSettings:
         segment_frames: Frames of a segment that are looked at.
         pooling: From segments to the clip: "lse" (seen once is enough) or "mean".
         tune: "none": the backbone stays as it is, its features are computed once for all folds; "all": trained end to end.
-        epochs: Fixed in advance, never chosen by a score; None: 100 with frozen features, 20 end to end.
+        epochs: Fixed in advance, never chosen by a score; None: 30 with frozen features, 20 end to end.
         learning_rate: Of the head.
         backbone_learning_rate: Of the backbone, where it is trained.
         weight_decay: Of AdamW.

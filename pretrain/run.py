@@ -127,10 +127,11 @@ def pretrain(
             default_root_dir=out,
         )
         trainer.fit(loop, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    if trainer.interrupted:
+    if trainer.global_step < loop.optimisation["total_steps"]:  # Lightning returns after Ctrl-C
         raise KeyboardInterrupt
     assert isinstance(loop.objective.backbone, Backbone)
-    save_backbone(loop.objective.backbone.cpu().eval(), out, provenance=_provenance(clips, settings))
+    backbone = loop.objective.backbone.cpu().eval().to(memory_format=torch.contiguous_format)
+    save_backbone(backbone, out, provenance=_provenance(clips, settings))
     return out
 
 
@@ -168,7 +169,7 @@ def _build_loop(clips: CachedClips, settings: PretrainSettings, workers: int) ->
             classify=settings.classify,
         )
     return PretrainLoop(
-        objective.train(),
+        objective.train().to(memory_format=torch.channels_last),  # a ResNet-18 step takes a quarter less on a CPU
         augment_named(settings.augment, settings.size, settings.augment_strength),
         policy,
         PairDataset(clips, policy, labels, settings.seed),
@@ -229,7 +230,7 @@ def _provenance(clips: CachedClips, settings: PretrainSettings) -> dict[str, Any
         },
         "training_patients": sorted({*before.get("training_patients", []), *map(str, patients)}),
         "method": "USCL" if settings.pairs == "sample_pairs" else "SimCLR",
-        "began_from": settings.backbone if settings.weights == "none" else f"{settings.backbone}, weights {settings.weights}",
+        "began_from": f"{folder.name}, weights {Path(settings.weights).name}",  # names only: cards are published
         "epochs": settings.epochs,
         "image_size": settings.size,
         "seed": settings.seed,

@@ -1,7 +1,7 @@
 """Simulated lung ultrasound: patients, sites, labels and real video files, the data that sonokit has when it is given none.
 
-The physics is in `phantom`, the people in `simulated_patients` and `simulated_signs`, the rules of the labels in
-`simulated_findings`. Everything follows from the seed: the same settings draw the same frames, and patient k is the same
+The physics is in `phantom`, the people in `patients` and `signs`, the rules of the labels in
+`findings`. Everything follows from the seed: the same settings draw the same frames, and patient k is the same
 whatever the number of patients.
 """
 

@@ -1,5 +1,7 @@
 import io
 import math
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -247,3 +249,13 @@ def test_read_dicom__without_preamble(tmp_path):
     pydicom.dcmwrite(path, bare, implicit_vr=True, little_endian=True, enforce_file_format=False)
     assert path.read_bytes()[128:132] != b"DICM"
     np.testing.assert_array_equal(read_clip(str(path)).frames[0], pixels)
+
+
+def test_read_dicom__in_threads_leaves_warnings_as_they_were(tmp_path):
+    made = dataset(noise(3, 20, 30), "MONOCHROME2", frames=3)
+    path = saved(made, tmp_path)
+    before, disabled = list(warnings.filters), pydicom.config.logger.disabled
+    with ThreadPoolExecutor(4) as pool:
+        clips = list(pool.map(read_dicom, [path] * 12))
+    assert all((clip.frames == clips[0].frames).all() for clip in clips)
+    assert (list(warnings.filters), pydicom.config.logger.disabled) == (before, disabled)

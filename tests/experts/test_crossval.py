@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from sonokit.clips.splits import Splits, make_splits
 from sonokit.errors import SonokitError
 from sonokit.evaluation.out_of_fold import FoldRows, fold_rows
 from sonokit.experts.crossval import QuestionFeatures, cross_validate, leave_sites_out
+from sonokit.experts.fit import fit_expert
+from sonokit.experts.folder import load_expert
 from sonokit.experts.heads import make_head
+from sonokit.experts.predict import predict
 from sonokit.experts.question import Question, pose
 from sonokit.experts.recipes import clip_table
 from sonokit.features.store import EmbeddingStore, StoreSet
@@ -164,6 +168,21 @@ def test_features__stores_in_wrong_order_or_other_splits_are_refused(write: Any,
         QuestionFeatures(replace(stores, folds=stores.folds[::-1]), question, "mean", None)
     with pytest.raises(SonokitError, match="other splits"):
         QuestionFeatures(stores, question, "mean", divide(clips, seed=5))
+
+
+def test_fit_expert__store_set_is_scored_on_its_folds_and_kept_on_the_final_store(
+    write: Any, clips: pd.DataFrame, tmp_path: Path
+) -> None:
+    stores = build_set(write, clips, tmp_path)
+    folder = fit_expert(stores, "diagnosis", tmp_path / "e", draws=20)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["data"]["splits_fingerprint"] == stores.splits.fingerprint()
+    assert report["scores"]["balanced_accuracy"]["value"] < 0.5  # the folds' stores are constant: nothing to find
+    reasons = {floor["name"]: floor.get("reason", "") for floor in report["floors"]}
+    assert "labels of every site" in reasons["site_left_out"]
+    assert "no floor/" in reasons["random_init"]
+    assert load_expert(folder).store_fingerprint == stores.final.header.fingerprint
+    assert len(predict(folder, stores)) == len(clips)
 
 
 def test_leave_sites_out__label_fitted_set_is_not_measured(write: Any, clips: pd.DataFrame, tmp_path: Path) -> None:

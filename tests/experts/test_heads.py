@@ -200,6 +200,15 @@ def test_auto__one_patient_takes_the_first() -> None:
     assert head.chosen_ == "first"
 
 
+def test_auto__class_of_one_row_is_no_fault(recwarn: pytest.WarningsRecorder) -> None:
+    inputs, codes = separable()
+    head = make_head(("linear", "boosted"), "classification").fit(
+        inputs, np.where(np.arange(60) == 0, 3, codes), np.arange(60) // 2
+    )
+    assert head.classes_.tolist() == [0, 1, 2, 3]
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+
+
 def test_auto__saves_what_was_chosen(tmp_path: Path) -> None:
     inputs, codes = separable()
     head = make_head(("linear", "boosted"), "ordinal").fit(inputs, codes, np.arange(60) // 2)

@@ -185,6 +185,9 @@ def test_floor__is_the_store_beside(store):
     assert store.floor is None
     EmbeddingStore.create(store.folder / "floor", HEADER)
     assert store.floor.header == HEADER
+    store.append(rows("a", 1))
+    with pytest.raises(SonokitError, match="lacks 1 clips"):
+        _ = store.floor
 
 
 @given(st.text(max_size=20), st.integers(0, 1000))

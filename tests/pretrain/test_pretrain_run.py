@@ -148,7 +148,14 @@ def test_pretrain__the_seed_changes_the_weights(undisturbed, tmp_path):
     assert not same(go(tmp_path / "out", dataclasses.replace(TINY, seed=1)), undisturbed)
 
 
-MOMENTS = ["before a checkpoint", "in an epoch", "in a checkpoint", "before the next checkpoint", "in the backbone"]
+# moment of the kill: steps that are left to do (of 12, 3 an epoch)
+MOMENTS = {
+    "before a checkpoint": 12,
+    "in an epoch": 6,
+    "in a checkpoint": 6,
+    "before the next checkpoint": 6,
+    "in the backbone": 0,
+}
 
 
 def die_in_a_run(out: Path, moment: str) -> None:
@@ -200,14 +207,30 @@ def killed(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_pretrain__goes_on_after_a_kill_to_the_same_weights(undisturbed, killed, moment):
+def test_pretrain__goes_on_after_a_kill_to_the_same_weights(undisturbed, killed, monkeypatch, moment):
     out = killed / moment
+    steps = []
+    step = PretrainLoop.training_step
+    monkeypatch.setattr(PretrainLoop, "training_step", lambda *args: steps.append(1) or step(*args))
     assert not (out / "config.json").exists()
     assert (out / "last.ckpt").exists() == (moment != "before a checkpoint")
     go(out)
+    assert len(steps) == MOMENTS[moment]
     assert same(out, undisturbed)
     assert epochs(out) == [0, 1, 2, 3]
     assert [p.name for p in out.glob(".tmp-*")] in ([], [p.name for p in out.glob(".tmp-*-last.ckpt")])
+
+
+def test_pretrain__interrupted_by_the_user_is_not_finished(tmp_path, undisturbed, monkeypatch):
+    def training_step(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainLoop, "training_step", training_step)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            go(tmp_path / "out")
+    assert not (tmp_path / "out" / "config.json").exists()
+    assert same(go(tmp_path / "out"), undisturbed)
 
 
 def test_pretrain__goes_on_from_another_backbone_and_keeps_its_provenance(tmp_path):
@@ -235,7 +258,7 @@ def test_pretrain__goes_on_from_another_backbone_and_keeps_its_provenance(tmp_pa
         ({"label": "patient_id"}, None, "patient_id"),
         ({"epochs": 0}, None, "epochs must be at least 1"),
         ({"augment": "strong"}, None, "ultrasound, reference, none"),
-        ({"backbone": "swin_tiny_patch4_window7_224", "temporal_shift": 0.0}, None, "32 pixels"),
+        ({"backbone": "test_vit", "temporal_shift": 0.0, "size": 30}, None, "30 pixels"),
     ],
 )
 def test_pretrain__faults(tmp_path, change, clips, message):

@@ -37,7 +37,7 @@ def test_uscl__contrast_equals_the_formula(temperature):
     uscl = objective(temperature=temperature)
     v1, v2 = torch.rand(2, 5, 1, 2, 2)
     expected = nt_xent(uscl.projector(v1.flatten(1)), uscl.projector(v2.flatten(1)), temperature)
-    assert float(uscl(v1, v2)["loss"]) == pytest.approx(expected, abs=1e-5)
+    assert uscl(v1, v2)["loss"].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_uscl__contrast_of_orthogonal_pairs_by_hand():
