@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import __version__
-from .command_line import run_command, run_commands
+from .command_line import Command, run_command, run_commands
 
 _DESCRIPTION = "Learns features from ultrasound video once; clinical questions are answered from them in minutes."
 
@@ -259,7 +259,7 @@ def train_biomarkers(
         pooling: How segments make the clip: "lse" (seen once is enough) or "mean".
         temporal_shift: Share of channels exchanged with the neighbouring frames each way (0.125 in the paper; 0 is off).
         embedding: Length of a segment's embedding.
-        epochs: Fixed beforehand (default: 100 with a frozen backbone, 20 end to end).
+        epochs: Fixed beforehand (default: 30 with a frozen backbone, 20 end to end).
         size: Side of a frame, in pixels.
         frames: Evenly spaced frames of a clip.
         segments: Into which they are divided.
@@ -360,7 +360,8 @@ def search(
 
     stores = open_stores(store)
     bank = stores.final if isinstance(stores, StoreSet) else stores
-    print(nearest(bank, query, k, exclude_same_patient=not same_patient).to_string(index=False))
+    found = nearest(bank, query, k, exclude_same_patient=not same_patient)
+    print(found.drop(columns=["content_hash", "path", "url", "extractor_trained_on"], errors="ignore").to_string(index=False))
 
 
 def fit_expert(
@@ -386,7 +387,7 @@ def fit_expert(
         label: A column of the store or of --labels.
         out: The expert folder to make; report.html in it is the page to read.
         task: Default: text or two values are classes, few whole numbers ordinal, other numbers regression.
-        head: linear, mlp or boosted; several separated by commas, or auto: one is chosen inside the training folds.
+        head: linear, mlp or xgboost; several separated by commas, or auto: one is chosen inside the training folds.
         recipe: What is made of a clip's segments.
         splits: From sonokit split (default: the store set's own, or made from the rows).
         where: Only clips with these values, such as probe=convex,site=s2.
@@ -498,14 +499,14 @@ def _extracted(clips: Path, model: str, weights: str, made: Any, cache: Path, fo
     from .clips.cache import CacheSettings, prepare
     from .clips.manifest import read_manifest, write_manifest
     from .clips.sampling import Sampling
-    from .clips.scan import scan_clip_or_folder
+    from .clips.scan import clips_at
     from .features.extract import extract_features as extract
     from .features.store import open_stores
 
     manifest = clips
     if clips.suffix.lower() not in (".csv", ".parquet"):
         manifest = folder / "manifest.csv"
-        write_manifest(scan_clip_or_folder(clips), manifest)
+        write_manifest(clips_at(clips), manifest)
     settings = CacheSettings(size=made.size, sampling=Sampling(**made.sampling))
     cached = prepare(read_manifest(manifest), cache, settings)
     choices = {"segments": made.segments, "segment_frames": made.segment_frames, "dtype": made.dtype}
@@ -554,7 +555,7 @@ def _relative_paths(paths: Any, folder: Path, target: Path) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script ``sonokit``."""
-    commands = {
+    commands: dict[str, Command] = {
         "doctor": doctor,
         "scan": scan,
         "split": split,

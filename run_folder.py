@@ -56,7 +56,7 @@ def append_metrics(folder: Path, row: dict[str, Any]) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions of Python and of the packages that results depend on, and the platform."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _RECORDED_PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -33,6 +33,21 @@ def scan_folder(folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "clip_id": default_clip_ids(paths)})
 
 
+def clips_at(place: Path) -> pd.DataFrame:
+    """The clips in a folder, or the one clip, with absolute paths: a manifest that may lie anywhere.
+
+    Raises:
+        SonokitError: There is nothing at ``place``, or no clip in it.
+    """
+    place = Path(place)
+    if place.is_dir():
+        table = scan_folder(place)
+        return table.assign(path=[str((place / path).resolve()) for path in table["path"]])
+    if not place.is_file():
+        raise SonokitError(f"There is no clip and no folder {place}.")
+    return pd.DataFrame({"path": [str(place.resolve())], "clip_id": [_without_ending(place.name)]})
+
+
 def default_clip_ids(paths: pd.Series) -> pd.Series:
     """The paths without their endings; where that is not unique, with them.
 

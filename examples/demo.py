@@ -66,7 +66,7 @@ def drive(road: Road) -> Study:
                  **({"patient": patient} if patient else {}))  # fmt: skip
     before = "untrained" if road.weights == "none" else "imagenet"
     road.run(cli.pretrain, manifest=manifest, out=out / "backbone", backbone=road.backbone, weights=road.weights,
-             epochs=road.epochs, **common)  # fmt: skip
+             epochs=road.epochs, temperature=0.2, **common)  # fmt: skip
     road.run(cli.extract_features, manifest=manifest, model=road.backbone, out=out / "stores" / before, weights=road.weights,
              floor=True, **common)  # fmt: skip
     road.run(cli.extract_features, manifest=manifest, model=str(out / "backbone"), out=out / "stores" / "pretrained",
@@ -75,12 +75,16 @@ def drive(road: Road) -> Study:
     if road.tasks and road.biomarkers:
         stores["biomarkers"] = learn_biomarkers(road, splits, common)
     experts = fit_experts(road, stores, splits) if road.tasks else {}
+    signs = {}
+    for name in road.biomarkers if road.tasks else []:  # what each is worth without an extractor, and its floors
+        signs[name] = out / "experts" / f"{name}-{before}"
+        road.run(cli.fit_expert, store=stores[before], label=name, out=signs[name], splits=splits)
     if experts:
         name, store = ("biomarkers", stores["biomarkers"]) if "biomarkers" in stores else ("pretrained", stores["pretrained"])
         road.run(cli.predict, expert=out / "experts" / f"{road.tasks[0]}-{name}", out=out / "predictions.csv", store=store)
     query = str(road.clips.table["clip_id"].iloc[0])
     road.run(cli.search, store=stores["pretrained"], query=query)
-    return Study(road.clips, out, stores, experts, _biomarker_report(out), road.commands)
+    return Study(road.clips, out, stores, experts, _biomarker_report(out), signs, road.commands)
 
 
 def learn_biomarkers(road: Road, splits: Path, common: dict[str, Any]) -> Path:
@@ -132,7 +136,7 @@ def _manifest(data: Path | None, out: Path) -> Path:
     """The manifest of ``data``, scanned where there is none, or of freshly simulated clips."""
     if data is None:
         print("$ sonokit simulate", out / "clips")
-        cli.simulate(out / "clips", patients=24, clips_per_patient=2)
+        cli.simulate(out / "clips", patients=30, clips_per_patient=2)
         return out / "clips" / "manifest.csv"
     if (data / "manifest.csv").exists():
         return data / "manifest.csv"
@@ -158,7 +162,7 @@ def main() -> int:
             manifest=manifest,
             weights=options.weights,
             backbone="resnet10t" if small else "tf_efficientnet_lite0",
-            epochs=30 if small else 40,
+            epochs=30 if small else 100,
         )
         study = drive(road)
         print("\n" + write_page(study, options.out / "report.html"))

@@ -48,18 +48,18 @@ class Study:
     stores: dict[str, Path]
     experts: dict[str, dict[str, Path]]
     biomarkers: dict[str, Any] | None
+    signs: dict[str, Path]
     commands: list[str]
 
 
 def write_page(study: Study, page: Path) -> str:
     """Write the page and ``results.json`` beside it; return the tables as text."""
-    reports = {
-        task: {name: json.loads((folder / "report.json").read_text(encoding="utf-8")) for name, folder in found.items()}
-        for task, found in study.experts.items()
-    }
+    reports = {task: {name: _report(folder) for name, folder in found.items()} for task, found in study.experts.items()}
+    signs = {name: _report(folder) for name, folder in study.signs.items()}
+    signs_only = _without_predictions({"signs": signs})["signs"]
     tables = [_expert_table(task, found) for task, found in reports.items()]
     if study.biomarkers:
-        tables.append(_biomarker_table(study.biomarkers))
+        tables.append(_biomarker_table(study.biomarkers, signs))
     cached = prepare(study.clips, study.out / "cache", CacheSettings(size=224, sampling=Sampling(frames=16)), progress=False)
     last = list(reports[next(iter(reports))].values())[-1] if reports else None
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -86,7 +86,10 @@ def write_page(study: Study, page: Path) -> str:
         files=str(study.out),
     )
     write_text(page, text)
-    write_json(study.out / "results.json", {"experts": _without_predictions(reports), "biomarkers": study.biomarkers})
+    write_json(
+        study.out / "results.json",
+        {"experts": _without_predictions(reports), "biomarkers": study.biomarkers, "signs": signs_only},
+    )
     return "\n\n".join([*map(_as_text, tables), f"page: {page}", f"everything: {study.out}"])
 
 
@@ -95,18 +98,20 @@ def _expert_table(task: str, reports: dict[str, dict[str, Any]]) -> dict[str, An
     first = next(iter(reports.values()))
     names = [name for name in SHOWN[first["task"]] if name in first["scores"]]
     rows = [
-        {"cells": [TITLES[name], *(show(report["scores"][s]) for s in names)], "floor": False}
+        {"cells": [TITLES[name], *(show(report["scores"].get(s)) for s in names)], "floor": False}
         for name, report in reports.items()
     ]
     for floor in first["floors"]:
         if floor["name"] == "site_left_out":
             continue
-        cells = [show(floor["scores"][s]) for s in names] if "scores" in floor else [floor["reason"], *[""] * (len(names) - 1)]
+        cells = (
+            [show(floor["scores"].get(s)) for s in names] if "scores" in floor else [floor["reason"], *[""] * (len(names) - 1)]
+        )
         rows.append({"cells": [f"floor: {floor['title']}", *cells], "floor": True})
     for name, report in reports.items():
         left_out = next(f for f in report["floors"] if f["name"] == "site_left_out")
         if "scores" in left_out:
-            cells = [show(left_out["scores"][s]) for s in names]
+            cells = [show(left_out["scores"].get(s)) for s in names]
             rows.append({"cells": [f"whole sites left out: {TITLES[name]}", *cells], "floor": True})
     data = first["data"]
     note = (
@@ -117,19 +122,31 @@ def _expert_table(task: str, reports: dict[str, dict[str, Any]]) -> dict[str, An
     return {"title": title, "columns": ["", *(SCORE_TITLES[n] for n in names)], "rows": rows, "note": note}
 
 
-def _biomarker_table(report: dict[str, Any]) -> dict[str, Any]:
+def _biomarker_table(extractor: dict[str, Any], plain: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The extractors' AUROC beside a linear head on the frozen backbone and the floors, all on the same splits."""
     rows = []
-    for name, score in report["biomarkers"].items():
-        auroc = show(score["auroc"]) if score["auroc"] else score["reason"]
-        counts = f"{score.get('positive_patients', '')}"
-        rows.append({"cells": [name, auroc, counts], "floor": False})
-    rows.append({"cells": ["mean", show(report["macro_auroc"]), ""], "floor": False})
+    for name, score in extractor["biomarkers"].items():
+        own = show(score["auroc"]) if score["auroc"] else f"not measurable: {score['reason']}"
+        beside = [plain[name]["scores"]["auroc"], *(_floor(plain[name], f) for f in ("random_init", "metadata"))]
+        rows.append({"cells": [name, own, *map(show, beside)], "floor": False})
+    rows.append({"cells": ["mean", show(extractor["macro_auroc"]), "", "", ""], "floor": False})
     return {
-        "title": "Biomarkers, from clip-level labels",
-        "columns": ["", "AUROC", "patients with it"],
+        "title": "Biomarkers, from clip-level labels (AUROC)",
+        "columns": ["", "extractor", "frozen backbone, linear head", "floor: random weights", "floor: file metadata"],
         "rows": rows,
-        "note": "Out of fold: each clip judged by extractors that never saw its patient. 0.5 is chance; intervals by patient.",
+        "note": "Out of fold: each clip judged by models that never saw its patient; all probes. 0.5 is chance; intervals by "
+        "patient. The extractor starts from the backbone that was pretrained here; the frozen backbone is that of the first row "
+        "above.",
     }
+
+
+def _floor(report: dict[str, Any], name: str) -> dict[str, Any] | None:
+    entry = next(floor for floor in report["floors"] if floor["name"] == name)
+    return entry["scores"].get("auroc") if "scores" in entry else None
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 
 def _as_text(table: dict[str, Any]) -> str:
@@ -154,9 +171,8 @@ def _sample_clips(cached: CachedClips, most: int = 6) -> str:
         clip = cached[int(position)]
         for axis, frame in zip(row, np.linspace(0, len(clip.frames) - 1, 4).round().astype(int), strict=True):
             axis.imshow(clip.frames[frame], cmap="gray", vmin=0, vmax=255)
-            axis.set_title(f"{clip.times_s[frame]:.1f} s", fontsize=7, pad=2)
+            axis.set_title(f"{clip.times_s[frame]:.1f} s" if frame else _caption(table.loc[position]), fontsize=7, pad=3)
             axis.set_axis_off()
-        row[0].set_title(_caption(table.loc[position]), fontsize=8, loc="left", pad=3)
     return _png(figure)
 
 

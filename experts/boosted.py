@@ -19,7 +19,7 @@ from ..atomic import write_json
 class BoostedHead(BaseEstimator):
     """XGBoost on the raw features, classes weighted alike; see :mod:`sonokit.experts.heads` for the interface."""
 
-    name = "boosted"
+    name = "xgboost"
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class BoostedHead(BaseEstimator):
         return self.model_.predict_proba(X)
 
     def save(self, folder: Path) -> None:
-        """Write ``head.json`` and ``boosted.ubj`` (XGBoost's own format, which its makers keep readable)."""
+        """Write ``head.json`` and ``xgboost.ubj`` (XGBoost's own format, which its makers keep readable)."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.model_.save_model(folder / "boosted.ubj")
+        self.model_.save_model(folder / "xgboost.ubj")
         classes = self.classes_.tolist() if self.task == "classification" else None
         write_json(folder / "head.json", {"head": self.name, "settings": self.get_params(), "classes": classes})
 
@@ -70,7 +70,7 @@ class BoostedHead(BaseEstimator):
         plain = json.loads((folder / "head.json").read_text(encoding="utf-8"))
         head = cls(**plain["settings"])
         head.model_ = XGBRegressor() if head.task == "regression" else XGBClassifier()
-        head.model_.load_model(folder / "boosted.ubj")
+        head.model_.load_model(folder / "xgboost.ubj")
         if head.task == "classification":
             head.classes_ = np.asarray(plain["classes"], dtype=np.int64)
         return head

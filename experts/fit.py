@@ -54,7 +54,7 @@ def fit_expert(
         label: A column of the store or of ``labels_csv``.
         out: The expert folder; one of the same ``config`` is replaced once the new one is whole.
         task: None: from the label's values, see :func:`~sonokit.experts.labels.infer_task`.
-        heads: One of linear, mlp, boosted; several, or "auto" for all: one is chosen inside the training rows.
+        heads: One of linear, mlp, xgboost; several, or "auto" for all: one is chosen inside the training rows.
         recipe: See :mod:`sonokit.experts.recipes`.
         splits: None: the store set's own, else made from the store's rows.
         where: Only clips whose column has this value.
@@ -135,9 +135,7 @@ def evaluate_and_fit(
     floors = measure_floors(question, features, make, folds, usable, seed=settings.seed, progress=progress)
     head = fit_final(question, features, make, np.flatnonzero(usable))
     tested = predict_held_out(question, features, head, held_out, fitted_rows=np.flatnonzero(usable))
-    expert = Expert(
-        label, question.task, question.classes, settings.recipe, final.header.fingerprint, final.header.dimensions, head
-    )
+    expert = Expert(label, question.task, question.classes, settings.recipe, final.header, head)
     evidence = Evidence(
         question, used, splits_given=given is not None, store=final.header, predictions=predictions, floors=floors,
         held_out=tested, head=head_name(head), chosen=dict(sorted(chosen.items())),

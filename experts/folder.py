@@ -1,10 +1,11 @@
 """The expert folder: what is needed to predict, in formats that execute nothing when read.
 
-expert.json     question, classes, recipe, the store's fingerprint
+expert.json     question, classes, recipe, and how the store that it reads was made
 head/           the head in its own format (see heads.py)
 report.json, report.html, CARD.md, config.yaml, environment.json, metrics.jsonl
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..atomic import write_json
 from ..errors import SonokitError
 from ..evaluation.out_of_fold import predicted_values
 from ..evaluation.scores import Task
-from ..features.store import EmbeddingStore
+from ..features.store import EmbeddingStore, StoreHeader
 from .heads import head_name, load_head
 
 SCHEMA_VERSION = 1
@@ -31,8 +32,7 @@ class Expert:
         task: What kind of label that is.
         classes: Names of the K classes; empty for regression.
         recipe: How a clip's segments become its features.
-        store_fingerprint: Of the only stores it can read.
-        dimensions: Of their embeddings.
+        store: Header of the store it was fitted on; it reads those of the same fingerprint only.
         head: See :mod:`sonokit.experts.heads`.
     """
 
@@ -40,8 +40,7 @@ class Expert:
     task: Task
     classes: tuple[str, ...]
     recipe: str
-    store_fingerprint: str
-    dimensions: int
+    store: StoreHeader
     head: Any
 
     def values(self, features: np.ndarray) -> np.ndarray:
@@ -55,10 +54,10 @@ class Expert:
             SonokitError: It names both.
         """
         there = store.header.fingerprint
-        if there != self.store_fingerprint:
+        if there != self.store.fingerprint:
             raise SonokitError(
-                f"this expert reads stores of the extractor {self.store_fingerprint}, but {store.folder} was made by {there} "
-                f"({store.header.model}): extract the clips with the extractor that the expert was fitted on"
+                f"this expert reads stores of the extractor {self.store.fingerprint} ({self.store.model}), but "
+                f"{store.folder} was made by {there} ({store.header.model}): extract the clips with the extractor that the expert was fitted on"
             )
 
 
@@ -72,8 +71,7 @@ def save_expert(expert: Expert, folder: Path) -> None:
         "classes": list(expert.classes),
         "recipe": expert.recipe,
         "head": head_name(expert.head),
-        "store_fingerprint": expert.store_fingerprint,
-        "dimensions": expert.dimensions,
+        "store": dataclasses.asdict(expert.store),
     }
     write_json(folder / "expert.json", plain)
 
@@ -93,8 +91,9 @@ def load_expert(folder: str | Path) -> Expert:
         version = int(plain["schema_version"])
         if version > SCHEMA_VERSION:
             raise SonokitError(f"{file} has schema version {version}, this sonokit knows {SCHEMA_VERSION}: update sonokit")
-        settings = {name: plain[name] for name in ("label", "task", "recipe", "store_fingerprint", "dimensions")}
+        settings = {name: plain[name] for name in ("label", "task", "recipe")}
+        store = StoreHeader(**plain["store"])
         classes = tuple(plain["classes"])
     except (ValueError, KeyError, TypeError) as fault:
         raise SonokitError(f"{file} is damaged ({fault}): fit the expert again") from fault
-    return Expert(**settings, classes=classes, head=load_head(folder / "head"))
+    return Expert(**settings, classes=classes, store=store, head=load_head(folder / "head"))

@@ -21,7 +21,7 @@ from .boosted import BoostedHead
 from .linear import LinearHead
 from .ordinal import OrdinalHead
 
-HEADS = ("linear", "mlp", "boosted")
+HEADS = ("linear", "mlp", "xgboost")
 
 
 def make_head(names: tuple[str, ...], task: Task, seed: int = 0) -> Any:
@@ -77,4 +77,4 @@ def _head_class(name: str) -> Any:
         from .mlp import MLPHead  # torch: only who asks for it waits for it
 
         return MLPHead
-    return {"linear": LinearHead, "boosted": BoostedHead}[name]
+    return {"linear": LinearHead, "xgboost": BoostedHead}[name]

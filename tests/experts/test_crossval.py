@@ -31,7 +31,7 @@ def setup(
     return question, fold_rows(divide(clips, repeats), question.clip_ids, question.patients)
 
 
-@pytest.mark.parametrize("names", [("linear",), ("mlp",), ("boosted",), ("linear", "boosted")])
+@pytest.mark.parametrize("names", [("linear",), ("mlp",), ("xgboost",), ("linear", "xgboost")])
 @pytest.mark.parametrize("label", ["diagnosis", "severity", "ratio"])
 def test_cross_validate__test_clips_cannot_reach_what_is_fitted(
     names: tuple[str, ...], label: str, store: EmbeddingStore, clips: pd.DataFrame
@@ -181,7 +181,7 @@ def test_fit_expert__store_set_is_scored_on_its_folds_and_kept_on_the_final_stor
     reasons = {floor["name"]: floor.get("reason", "") for floor in report["floors"]}
     assert "labels of every site" in reasons["site_left_out"]
     assert "no floor/" in reasons["random_init"]
-    assert load_expert(folder).store_fingerprint == stores.final.header.fingerprint
+    assert load_expert(folder).store.fingerprint == stores.final.header.fingerprint
     assert len(predict(folder, stores)) == len(clips)
 
 

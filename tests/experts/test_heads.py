@@ -81,7 +81,7 @@ def test_mlp__learns_from_soft_targets() -> None:
 
 
 def test_make_head__unknown_is_refused_with_the_choices() -> None:
-    with pytest.raises(SonokitError, match="linear, mlp, boosted"):
+    with pytest.raises(SonokitError, match="linear, mlp, xgboost"):
         make_head(("forest",), "classification")
 
 
@@ -202,7 +202,7 @@ def test_auto__one_patient_takes_the_first() -> None:
 
 def test_auto__class_of_one_row_is_no_fault(recwarn: pytest.WarningsRecorder) -> None:
     inputs, codes = separable()
-    head = make_head(("linear", "boosted"), "classification").fit(
+    head = make_head(("linear", "xgboost"), "classification").fit(
         inputs, np.where(np.arange(60) == 0, 3, codes), np.arange(60) // 2
     )
     assert head.classes_.tolist() == [0, 1, 2, 3]
@@ -211,7 +211,7 @@ def test_auto__class_of_one_row_is_no_fault(recwarn: pytest.WarningsRecorder) ->
 
 def test_auto__saves_what_was_chosen(tmp_path: Path) -> None:
     inputs, codes = separable()
-    head = make_head(("linear", "boosted"), "ordinal").fit(inputs, codes, np.arange(60) // 2)
+    head = make_head(("linear", "xgboost"), "ordinal").fit(inputs, codes, np.arange(60) // 2)
     head.save(tmp_path)
     assert np.array_equal(load_head(tmp_path).predict_proba(inputs), head.predict_proba(inputs))
     assert head_name(load_head(tmp_path)) == head.chosen_
