@@ -56,7 +56,7 @@ def write_page(study: Study, page: Path) -> str:
     """Write the page and ``results.json`` beside it; return the tables as text."""
     reports = {task: {name: _report(folder) for name, folder in found.items()} for task, found in study.experts.items()}
     signs = {name: _report(folder) for name, folder in study.signs.items()}
-    signs_only = _without_predictions({"signs": signs})["signs"]
+    figures = _without_predictions(reports | {"signs": signs}) | {"biomarkers": study.biomarkers}
     tables = [_expert_table(task, found) for task, found in reports.items()]
     if study.biomarkers:
         tables.append(_biomarker_table(study.biomarkers, signs))
@@ -86,10 +86,7 @@ def write_page(study: Study, page: Path) -> str:
         files=str(study.out),
     )
     write_text(page, text)
-    write_json(
-        study.out / "results.json",
-        {"experts": _without_predictions(reports), "biomarkers": study.biomarkers, "signs": signs_only},
-    )
+    write_json(study.out / "results.json", figures)
     return "\n\n".join([*map(_as_text, tables), f"page: {page}", f"everything: {study.out}"])
 
 
@@ -135,7 +132,7 @@ def _biomarker_table(extractor: dict[str, Any], plain: dict[str, dict[str, Any]]
         "columns": ["", "extractor", "frozen backbone, linear head", "floor: random weights", "floor: file metadata"],
         "rows": rows,
         "note": "Out of fold: each clip judged by models that never saw its patient; all probes. 0.5 is chance; intervals by "
-        "patient. The extractor starts from the backbone that was pretrained here; the frozen backbone is that of the first row "
+        "patient. The extractor starts from the backbone that was pretrained here; the frozen backbone is the first row's "
         "above.",
     }
 

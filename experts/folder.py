@@ -57,7 +57,8 @@ class Expert:
         if there != self.store.fingerprint:
             raise SonokitError(
                 f"this expert reads stores of the extractor {self.store.fingerprint} ({self.store.model}), but "
-                f"{store.folder} was made by {there} ({store.header.model}): extract the clips with the extractor that the expert was fitted on"
+                f"{store.folder} was made by {there} ({store.header.model}): "
+                "extract the clips with the extractor that the expert was fitted on"
             )
 
 

@@ -7,6 +7,9 @@ import pytest
 import skops.io
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sonokit.errors import SonokitError
 from sonokit.experts.auto import AutoHead
 from sonokit.experts.heads import HEADS, head_name, load_head, make_head
@@ -215,3 +218,13 @@ def test_auto__saves_what_was_chosen(tmp_path: Path) -> None:
     head.save(tmp_path)
     assert np.array_equal(load_head(tmp_path).predict_proba(inputs), head.predict_proba(inputs))
     assert head_name(load_head(tmp_path)) == head.chosen_
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_linear_head__more_features_than_rows_gives_scikit_learns_solution(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    inputs, unseen, codes = rng.normal(size=(40, 300)), rng.normal(size=(7, 300)), np.arange(40) % classes
+    plain = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000, tol=1e-8))
+    expected = plain.fit(inputs, codes).predict_proba(unseen)
+    found = make_head(("linear",), "classification").fit(inputs, codes).predict_proba(unseen)
+    np.testing.assert_allclose(found, expected, atol=2e-3)  # both stop where the gradient is small
