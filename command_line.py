@@ -1,5 +1,7 @@
 """Turns typed functions into commands: arguments from the signature, help from the docstring, faults in a line or two."""
 
+import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -12,10 +14,14 @@ Command = Callable[..., None]
 
 _EXIT_FAULT = 2
 _EXIT_STOPPED = 130  # the shell's convention for Ctrl-C
+_RESULT = "out"
 
 
 class _OneLineParser(ArgumentParser):
     """A parser whose errors are the fault and the remedy, without the page of usage that hides them."""
+
+    def format_help(self) -> str:
+        return re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help())  # "type: Path", as Python writes it
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())}\n{self.prog} --help explains every option.\n")
@@ -72,10 +78,10 @@ def _parser(command: Command, program: str) -> ArgumentParser:
     text = _docstring(command)
     parser = _OneLineParser(prog=program, description=text.split("\nArgs:")[0].strip())
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of options, such as a run's config.yaml.")
-    parser.add_function_arguments(command, as_positional=True)
-    for group in parser._action_groups:  # its default title repeats the first line of the description
-        if group.title and text.startswith(group.title):
-            group.title = "arguments and options"
+    names = set(inspect.signature(command).parameters)
+    parser.add_function_arguments(command, as_group=False, as_positional=True, skip={_RESULT} & names)
+    if _RESULT in names:  # where the result goes is always said by name, required or not
+        parser.add_function_arguments(command, as_group=False, skip=names - {_RESULT})
     return parser
 
 
@@ -88,4 +94,4 @@ def _overview(commands: Mapping[str, Command], description: str) -> str:
 
 
 def _docstring(command: Command) -> str:
-    return (command.__doc__ or "").strip()
+    return inspect.getdoc(command) or ""

@@ -121,11 +121,9 @@ def _biomarker_report(out: Path) -> dict[str, Any] | None:
 
 def _command_line(command: Callable[..., None], options: dict[str, Any]) -> str:
     words = ["sonokit", command.__name__.replace("_", "-")]
-    positional = {"manifest", "label", "model", "store", "expert", "query"}
-    makers = ("pretrain", "train_biomarkers", "extract_features", "fit_expert", "predict", "simulate")
-    place = {("out", maker) for maker in makers}  # where --out is an argument
+    positional = {"manifest", "label", "model", "store", "expert", "query"} - ({"store"} if command is cli.predict else set())
     for name, value in options.items():
-        if name in (positional - {"store"} if command is cli.predict else positional) or (name, command.__name__) in place:
+        if name in positional:
             words.append(str(value))
         else:
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
@@ -135,7 +133,7 @@ def _command_line(command: Callable[..., None], options: dict[str, Any]) -> str:
 def _manifest(data: Path | None, out: Path) -> Path:
     """The manifest of ``data``, scanned where there is none, or of freshly simulated clips."""
     if data is None:
-        print("$ sonokit simulate", out / "clips")
+        print("$ sonokit simulate --out", out / "clips", "--patients 30")
         cli.simulate(out / "clips", patients=30, clips_per_patient=2)
         return out / "clips" / "manifest.csv"
     if (data / "manifest.csv").exists():

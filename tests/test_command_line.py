@@ -113,12 +113,12 @@ def test_run_command__config_file_gives_arguments_and_options(tmp_path: Path) ->
         ["scan", "nowhere"],
         ["split", "nowhere.csv", "diagnosis"],
         ["prepare", "nowhere.csv"],
-        ["pretrain", "nowhere.csv", "out"],
-        ["train-biomarkers", "nowhere.csv", "out"],
-        ["extract-features", "nowhere.csv", "resnet10t", "out"],
+        ["pretrain", "nowhere.csv", "--out", "out"],
+        ["train-biomarkers", "nowhere.csv", "--out", "out"],
+        ["extract-features", "nowhere.csv", "resnet10t", "--out", "out"],
         ["search", "nowhere", "clip"],
-        ["fit-expert", "nowhere", "diagnosis", "out"],
-        ["predict", "nowhere", "out.csv", "--store", "nowhere"],
+        ["fit-expert", "nowhere", "diagnosis", "--out", "out"],
+        ["predict", "nowhere", "--out", "out.csv", "--store", "nowhere"],
     ],
 )
 def test_main__wrong_path_is_named(
@@ -137,7 +137,7 @@ def test_main__three_faults_of_a_manifest_come_together(capsys: pytest.CaptureFi
     (tmp_path / "manifest.csv").write_text(
         "path,clip_id,patient_id,b_lines\na.mp4,one,p1,1\nb.mp4,two,p1,0\na.mp4,one,p2,1\na.mp4,four,p2,often\n"
     )
-    arguments = ["train-biomarkers", str(tmp_path / "manifest.csv"), str(tmp_path / "out"), "--biomarkers", "b_lines"]
+    arguments = ["train-biomarkers", str(tmp_path / "manifest.csv"), "--out", str(tmp_path / "out"), "--biomarkers", "b_lines"]
     assert main([*arguments, "--cache", str(tmp_path / "cache")]) == 2
     text = faults(capsys)
     assert "b.mp4" in text  # missing file

@@ -1,0 +1,119 @@
+"""Makes docs/results.md from docs/results/*.json: no figure in it is typed by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sonokit.atomic import write_text
+from sonokit.experts.report import show
+
+SCORES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "auroc": "AUROC"}
+
+
+def write_results_page(results: Path) -> None:
+    """Write ``results/../results.md``; the prose stands in ``results/pocus_road.md`` with ``{name}`` where a table goes."""
+    found = json.loads((results / "pocus_road.json").read_text(encoding="utf-8"))
+    tables = {
+        "diagnosis": _diagnosis(found),
+        "severity": _severity(found),
+        "biomarkers": _biomarkers(found),
+        "inductive": _inductive(found["inductive"]),
+        "differences": _differences(found),
+        "random": _random(found["random_seeds"]),
+        "provenance": _provenance(found),
+    }
+    text = (results / "pocus_road.md").read_text(encoding="utf-8")
+    for name, table in tables.items():
+        text = text.replace("{" + name + "}", table)
+    write_text(results.parent / "results.md", text)
+
+
+def _diagnosis(found: dict[str, Any]) -> str:
+    return _expert_table(found["experts"]["diagnosis"], SCORES)
+
+
+def _severity(found: dict[str, Any]) -> str:
+    names = {"quadratic_kappa": "quadratic kappa", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+    return _expert_table(found["experts"]["severity"], names)
+
+
+def _expert_table(reports: dict[str, Any], names: dict[str, str]) -> str:
+    titles = {
+        "imagenet": "frozen ImageNet backbone",
+        "pretrained": "pretrained without labels, all clips (transductive)",
+        "biomarkers": "biomarker extractor on that backbone, trained inside the folds",
+    }
+    rows = [[titles[name], *(show(report["scores"][s]) for s in names)] for name, report in reports.items()]
+    for floor in reports["imagenet"]["floors"]:
+        if floor["name"] != "site_left_out":
+            rows.append([f"*floor:* {floor['title']}", *(show(floor["scores"].get(s)) for s in names)])
+    for name, report in reports.items():
+        left_out = next(f for f in report["floors"] if f["name"] == "site_left_out")
+        cells = [show(left_out["scores"].get(s)) for s in names] if "scores" in left_out else ["not measured"] * len(names)
+        rows.append([f"*whole sites left out:* {titles[name]}", *cells])
+    return _table(["", *names.values()], rows)
+
+
+def _biomarkers(found: dict[str, Any]) -> str:
+    rows = []
+    for name, score in found["biomarkers"]["biomarkers"].items():
+        report = found["signs"][name]
+        floors = {f["name"]: f for f in report["floors"]}
+        beside = [floors[f].get("scores", {}).get("auroc") for f in ("random_init", "metadata")]
+        own = show(score["auroc"]) if score["auroc"] else "not measurable"
+        rows.append([name, str(score["positive_patients"]), own, show(report["scores"]["auroc"]), *map(show, beside)])
+    rows.append(["mean", "", show(found["biomarkers"]["macro_auroc"]), "", "", ""])
+    head = [
+        "AUROC",
+        "patients with it",
+        "extractor",
+        "frozen ImageNet, linear head",
+        "*floor:* random weights",
+        "*floor:* metadata",
+    ]
+    return _table(head, rows)
+
+
+def _inductive(found: dict[str, Any]) -> str:
+    titles = {
+        "imagenet": "frozen ImageNet backbone",
+        "inductive": "pretrained on the fold's training clips only (inductive)",
+        "transductive": "pretrained on all clips (transductive)",
+    }
+    rows = [[title, *(show(found[name][s]) for s in SCORES)] for name, title in titles.items()]
+    for name, title in (("inductive_minus_imagenet", "inductive − ImageNet, paired"),
+                        ("transductive_minus_inductive", "transductive − inductive, paired")):  # fmt: skip
+        rows.append([f"**{title}**", *(show(found[name][s], signed=True) for s in SCORES)])
+    return _table(["", *SCORES.values()], rows)
+
+
+def _differences(found: dict[str, Any]) -> str:
+    titles = {
+        "transductive_minus_imagenet": "pretrained on all clips − frozen ImageNet",
+        "biomarkers_minus_pretrained": "biomarker extractor − pretrained on all clips",
+    }
+    return _table(
+        ["paired over the same resampled patients", *SCORES.values()],
+        [[title, *(show(found[name][s], signed=True) for s in SCORES)] for name, title in titles.items()],
+    )
+
+
+def _random(seeds: list[dict[str, Any]]) -> str:
+    values = [scores["balanced_accuracy"]["value"] for scores in seeds]
+    words = ", ".join(f"{value:.3f}" for value in values)
+    return f"balanced accuracy {words}; mean {sum(values) / len(values):.3f}"
+
+
+def _provenance(found: dict[str, Any]) -> str:
+    packages = found["environment"]["packages"]
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("torch", "timm", "scikit-learn", "av"))
+    return f"`{found['command']}`; data {found['data']}; seed {found['seed']}; {found['epochs']} epochs; {versions}."
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+if __name__ == "__main__":
+    write_results_page(Path(__file__).parents[1] / "docs" / "results")
