@@ -160,7 +160,7 @@ def main() -> int:
             manifest=manifest,
             weights=options.weights,
             backbone="resnet10t" if small else "tf_efficientnet_lite0",
-            epochs=30 if small else 100,
+            epochs=30 if small else 60,
         )
         study = drive(road)
         print("\n" + write_page(study, options.out / "report.html"))
