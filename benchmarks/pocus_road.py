@@ -2,8 +2,8 @@
 
     python benchmarks/pocus_road.py --data ../shared/pocus --weights ../shared/weights/FILE.safetensors --out runs/pocus_road
 
-Some 40 minutes on one core (OMP_NUM_THREADS=1); every step that is finished is not done again. It drives the demo's road (pretraining is
-*transductive* there: all clips, without labels), then adds
+Some 40 minutes on one core (OMP_NUM_THREADS=1); every step that is finished is not done again. It drives the demo's road, where
+pretraining is *transductive* (all clips, without labels), then adds
 
 - the random-weight network at five seeds, because one seed's floor is itself a draw;
 - the *inductive* setting: one backbone a fold, pretrained on that fold's training clips only.
