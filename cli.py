@@ -104,7 +104,7 @@ def prepare(
         size: Side of the letterboxed grey square, in pixels.
         frames: Evenly spaced frames a clip (null with --rate_hz).
         rate_hz: Frames a second instead of a number of frames.
-        workers: Processes that decode (default: one a core).
+        workers: Threads that decode (default: one a core).
     """
     from .clips.cache import CacheSettings
     from .clips.cache import prepare as prepare_clips
@@ -192,7 +192,7 @@ def pretrain(
         size: Side of a view, in pixels.
         frames: Evenly spaced frames of a clip to draw from.
         epochs: Each epoch draws one pair from every clip.
-        batch_size: Clips in a step, each of another patient.
+        batch_size: Clips in a step at most; each is of another patient, so there are no more than patients.
         learning_rate: Peak, after the warm-up.
         temperature: Of the contrastive loss.
         augment: "ultrasound" keeps the sector, "reference" is the paper's recipe.
@@ -391,7 +391,7 @@ def fit_expert(
         recipe: What is made of a clip's segments.
         splits: From sonokit split (default: the store set's own, or made from the rows).
         where: Only clips with these values, such as probe=convex,site=s2.
-        classes: Only these classes, separated by commas.
+        classes: Only these classes, separated by commas. Without it, classes of fewer patients than folds are left out.
         labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
         patient: The column that stands for the patient, where it is not patient_id.
         folds: Where no splits are given.

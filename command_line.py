@@ -1,8 +1,10 @@
 """Turns typed functions into commands: arguments from the signature, help from the docstring, faults in a line or two."""
 
+import errno
 import inspect
 import re
 import sys
+from argparse import HelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -15,13 +17,15 @@ Command = Callable[..., None]
 _EXIT_FAULT = 2
 _EXIT_STOPPED = 130  # the shell's convention for Ctrl-C
 _RESULT = "out"
+# Faults of the place that a user names, not of sonokit: forbidden, read-only, full, a file where a folder should be.
+_OF_THE_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 class _OneLineParser(ArgumentParser):
     """A parser whose errors are the fault and the remedy, without the page of usage that hides them."""
 
-    def format_help(self) -> str:
-        return re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help())  # "type: Path", as Python writes it
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        return re.sub(r"<class\s+'(\w+)'>", r"\1", super().format_help(formatter))  # "type: Path", as Python writes it
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.split())}\n{self.prog} --help explains every option.\n")
@@ -68,6 +72,11 @@ def run_command(command: Command, program: str, arguments: Sequence[str] | None 
     except SonokitError as error:
         sys.stderr.write(f"{program}: error: {error}\n")
         return _EXIT_FAULT
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        sys.stderr.write(f"{program}: error: {error.filename or 'a file'}: {error.strerror}. Mend that, then run it again.\n")
+        return _EXIT_FAULT
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{program}: stopped. What was finished is kept: the same command goes on from there.\n")
         return _EXIT_STOPPED
@@ -78,7 +87,7 @@ def _parser(command: Command, program: str) -> ArgumentParser:
     text = _docstring(command)
     parser = _OneLineParser(prog=program, description=text.split("\nArgs:")[0].strip())
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of options, such as a run's config.yaml.")
-    names = set(inspect.signature(command).parameters)
+    names: set[str | int] = set(inspect.signature(command).parameters)
     parser.add_function_arguments(command, as_group=False, as_positional=True, skip={_RESULT} & names)
     if _RESULT in names:  # where the result goes is always said by name, required or not
         parser.add_function_arguments(command, as_group=False, skip=names - {_RESULT})

@@ -141,9 +141,15 @@ def _read_extra(folder: Path) -> dict[str, Any]:
     file = folder / "sonokit.json"
     if not file.is_file():
         return {}
-    extra: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if extra["schema"] != 1:
-        raise SonokitError(f"{file} was written by a newer sonokit (schema {extra['schema']}); update this one")
+    try:
+        extra: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        schema, whole = extra["schema"], "fingerprint" in extra
+    except (ValueError, KeyError, TypeError):
+        schema, whole = 1, False
+    if schema != 1:
+        raise SonokitError(f"{file} was written by a newer sonokit (schema {schema}); update this one")
+    if not whole:
+        raise SonokitError(f"{file} is damaged; make the folder again, or remove that file to open it as plain timm's")
     return extra
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..atomic import atomic_path
+from ..atomic import write_text
 from ..errors import SonokitError
 from .cached_clips import CachedClip, CachedClips, CacheSettings
 from .content_memo import identify, stamp_of
@@ -50,19 +50,16 @@ def prepare(
         progress: Whether to show bars on standard error.
 
     Raises:
-        SonokitError: No clip can be used, or the cache cannot be written.
+        SonokitError: No clip can be used, or something is missing in a cache that cannot be written.
     """
     if not len(manifest):
         raise SonokitError(f"No clip of {manifest.source} is left to prepare.")
     folder = Path(folder)
     shards = folder / settings.key
-    try:
-        shards.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SonokitError(f"Cannot make the frame cache {shards}: {error}. Choose another --cache.") from None
     threads = workers or os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads)
     try:
+        shards.mkdir(parents=True, exist_ok=True)
         sources = identify(manifest.locations(), folder / "sources.parquet", pool, progress=progress)
         stored = open_shards(shards, settings.size)
         if len(_missing(sources, stored)):
@@ -73,6 +70,10 @@ def prepare(
                 reasons = _store_all(missing, shards, _as_completed(pool, work, _jobs(missing), 2 * threads), progress)
             sources["reason"] = sources["reason"].fillna(sources["content_hash"].map(reasons).astype("str"))
             stored = open_shards(shards, settings.size)
+    except OSError as error:  # a clip that cannot be read is no OSError here but a reason
+        raise SonokitError(
+            f"Cannot write to the frame cache {folder}: {error}. Make room, or choose another --cache."
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return _collect(manifest, sources, stored, settings)
@@ -134,8 +135,10 @@ def _collect(manifest: Manifest, sources: pd.DataFrame, stored: StoredClips, set
     usable = positions >= 0
     rejected = manifest.table.loc[~usable, ["clip_id", "path"]].assign(reason=sources["reason"][~usable]).reset_index(drop=True)
     listing = stored.folder / "rejected.csv"
-    with atomic_path(listing) as temporary:
-        rejected.to_csv(temporary, index=False)
+    try:
+        write_text(listing, rejected.to_csv(index=False, lineterminator="\n"))
+    except OSError as error:  # a cache that is complete may be read-only
+        _log.warning("Cannot write the list of clips that are left out: %s", error)
     examples = "; ".join((rejected["clip_id"] + ": " + rejected["reason"]).head(_NAMED))
     if not usable.any():
         raise SonokitError(f"No clip of {manifest.source} can be decoded, of {len(manifest)} ({examples}). See {listing}.")

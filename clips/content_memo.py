@@ -3,6 +3,7 @@
 A file is taken as unchanged while its size and its time of change (to the nanosecond) are; a URL while its file system says so.
 """
 
+import logging
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from .decode import ClipError, content_hash
 
 _COLUMNS = ["path", "stamp", "content_hash"]
 _SAVE_EVERY = 10_000  # files
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,5 +99,8 @@ def _save(unread: pd.DataFrame, found: dict[str, str | Unreadable], memo: Path) 
     hashes = unread["path"].map({path: value for path, value in found.items() if isinstance(value, str)})
     new = unread.assign(content_hash=hashes).dropna(subset="content_hash")[_COLUMNS]
     both = pd.concat([_read(memo), new]).drop_duplicates("path", keep="last")
-    with atomic_path(memo) as temporary:
-        both.to_parquet(temporary, index=False)
+    try:
+        with atomic_path(memo) as temporary:
+            both.to_parquet(temporary, index=False)
+    except OSError as error:  # a complete cache may be read-only; without the memo it is only slower
+        _log.warning("Cannot remember what was read, so it is read again next time: %s", error)

@@ -7,16 +7,20 @@ row.
 
 import csv
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 
 from ..errors import SonokitError
 
 _UNKNOWN = ("", "na", "n/a", "nan", "<na>", "null")  # in any case; "none" is left alone: it may be a class
 _NAMES = ("path", "clip_id")  # where only an empty cell is empty: "NA" may be a file
+_NUMBERED_ROWS = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name, in Parquet
 
 
 @dataclass(frozen=True)
@@ -130,20 +134,22 @@ def _without_trailing(header: tuple[str, ...]) -> tuple[str, ...]:
 
 def _read_parquet(source: Path) -> Cells:
     try:
-        frame = pd.read_parquet(source)
+        # pandas' own reader hides a column that was an index (patient_id, say) and may make floats of whole numbers beside gaps
+        content = pyarrow.parquet.ParquetFile(source).read()
     except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
         raise SonokitError(f"{source} is not readable as Parquet ({error}). Write it anew.") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
-    columns = {name: _as_text(frame.iloc[:, i]) for i, name in enumerate(frame.columns)}
-    return Cells(_table(columns, pd.RangeIndex(1, len(frame) + 1)), "row", tuple(frame.columns))
+    content = content.select([i for i, name in enumerate(content.column_names) if not _NUMBERED_ROWS.fullmatch(name)])
+    header = tuple(name.strip() for name in content.column_names)
+    columns = {name: [_as_text(v) for v in values.to_pylist()] for name, values in zip(header, content.columns, strict=True)}
+    return Cells(_table(columns, pd.RangeIndex(1, content.num_rows + 1)), "row", header)
 
 
-def _as_text(values: pd.Series) -> list[str]:
-    if pd.api.types.is_bool_dtype(values):
-        values = values.astype("Int8")  # True → 1
-    elif pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")  # patient 7.0 is patient 7: an empty cell elsewhere made the column floats
-    return values.map(str, na_action="ignore").astype(object).where(values.notna(), "").tolist()
+def _as_text(value: Any) -> str:
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))  # patient 7.0 is patient 7: an empty cell elsewhere made the column floats
+    return str(value)
 
 
 def _table(columns: dict[str, tuple[str, ...]] | dict[str, list[str]], index: pd.Index) -> pd.DataFrame:

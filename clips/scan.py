@@ -51,11 +51,12 @@ def clips_at(place: Path) -> pd.DataFrame:
 def default_clip_ids(paths: pd.Series) -> pd.Series:
     """The paths without their endings; where that is not unique, with them.
 
-    Only the endings of videos are taken off: ``1.2.840.7`` and ``1.2.840.8`` are two names.
+    Only the endings of videos are taken off: ``1.2.840.7`` and ``1.2.840.8`` are two names. A missing path has no name.
     """
     names = paths.map(_without_ending, na_action="ignore")
     while True:
-        doubtful = names.duplicated(keep=False) & (names != paths)  # "a.mp4" and "a.avi", then beside "a.mp4.avi"
+        # "a.mp4" and "a.avi", then beside "a.mp4.avi"; an empty path differs from itself and stays empty
+        doubtful = names.duplicated(keep=False) & (names != paths) & names.notna()
         if not doubtful.any():
             return names
         names = names.mask(doubtful, paths)

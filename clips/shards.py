@@ -7,8 +7,6 @@ Opening reads columns, never one object a clip.
 
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -63,10 +61,9 @@ class ShardWriter:
 
     def add(self, clip: StoredFrames) -> None:
         """Append one clip."""
-        with _writing(self._folder):
-            if self._file is None:
-                self._file = open(self._temporary, "wb")  # noqa: SIM115  # closed by flush
-            self._file.write(np.ascontiguousarray(clip.frames).data)
+        if self._file is None:
+            self._file = open(self._temporary, "wb")  # noqa: SIM115  # closed by flush
+        self._file.write(np.ascontiguousarray(clip.frames).data)
         row = {name: getattr(clip, name) for name in _DESCRIBING}
         self._rows.append({**row, "shard": self._name, "offset": self._bytes, "indices": clip.indices.tolist()})
         self._bytes += clip.frames.nbytes
@@ -77,13 +74,12 @@ class ShardWriter:
         """Make everything that was added count."""
         if self._file is None:
             return
-        with _writing(self._folder):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(self._temporary, self._folder / f"{self._name}.bin")
-            with atomic_path(self._folder / f"{self._name}.parquet") as temporary:
-                pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), temporary)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._temporary, self._folder / f"{self._name}.bin")
+        with atomic_path(self._folder / f"{self._name}.parquet") as temporary:
+            pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), temporary)
         self._begin()
 
     def _begin(self) -> None:
@@ -205,11 +201,3 @@ def _sizes(folder: Path, names: np.ndarray) -> np.ndarray:
     """The bytes that each shard really has; 0 for one that is gone. int64 [shards]."""
     there = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if len(names) else {}
     return np.array([there.get(f"{name}.bin", 0) for name in names], dtype=np.int64)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SonokitError(f"Cannot write to the frame cache {folder}: {error}. Make room, or change --cache.") from error

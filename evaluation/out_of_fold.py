@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import SonokitError
 from .scores import Task
@@ -103,16 +104,18 @@ def out_of_fold(
     repeats = 1 + max(fold.repeat for fold in folds)
     shape = (repeats, len(truth)) if task == "regression" else (repeats, len(truth), class_count)
     values = np.full(shape, np.nan)
-    for fold in folds if shown is None else shown:
-        if len(fold.test) == 0:
-            continue
-        if len(fold.train) == 0:
-            raise SonokitError(f"fold {fold.index} leaves no clip to train on: take fewer folds or more patients")
-        inputs = features(fold)
-        estimator = fit_rows(make, inputs, truth, patients, fold.train, task=task)
-        if fitted is not None:
-            fitted(fold, estimator)
-        values[fold.repeat, fold.test] = predicted_values(estimator, inputs[fold.test], task, class_count)
+    # a fold's matrices are small: several BLAS threads wait for each other, on busy cores twenty times as long as they work
+    with threadpool_limits(1, user_api="blas"):
+        for fold in folds if shown is None else shown:
+            if len(fold.test) == 0:
+                continue
+            if len(fold.train) == 0:
+                raise SonokitError(f"fold {fold.index} leaves no clip to train on: take fewer folds or more patients")
+            inputs = features(fold)
+            estimator = fit_rows(make, inputs, truth, patients, fold.train, task=task)
+            if fitted is not None:
+                fitted(fold, estimator)
+            values[fold.repeat, fold.test] = predicted_values(estimator, inputs[fold.test], task, class_count)
     return np.round(values, 7)  # as they are written down, so that a report's figures follow from its predictions
 
 

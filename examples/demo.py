@@ -78,7 +78,7 @@ def drive(road: Road) -> Study:
     signs = {}
     for name in road.biomarkers if road.tasks else []:  # what each is worth without an extractor, and its floors
         signs[name] = out / "experts" / f"{name}-{before}"
-        road.run(cli.fit_expert, store=stores[before], label=name, out=signs[name], splits=splits)
+        road.run(cli.fit_expert, store=stores[before], label=name, out=signs[name], splits=splits, classes="0,1")
     if experts:
         name, store = ("biomarkers", stores["biomarkers"]) if "biomarkers" in stores else ("pretrained", stores["pretrained"])
         road.run(cli.predict, expert=out / "experts" / f"{road.tasks[0]}-{name}", out=out / "predictions.csv", store=store)

@@ -1,7 +1,8 @@
 """The boosted head: gradient-boosted trees (Chen and Guestrin 2016), set for tens to hundreds of clips.
 
-Shallow trees, a small step, half of the rows a tree, and about √F of the F features a split, so that on thousands of embedding
-dimensions a round costs what it does on fifty. Trees are blind to any rescaling of a feature: standardising changes nothing.
+Shallow trees, a small step, half of the rows a tree, and of F features about 2√F a tree (a twentieth of them at least), so that
+on thousands of embedding dimensions a round costs what it does on some hundred. Trees are blind to any rescaling of a feature:
+standardising changes nothing.
 """
 
 import json

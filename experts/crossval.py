@@ -34,11 +34,8 @@ class QuestionFeatures:
         if isinstance(stores, StoreSet):
             _require_own_splits(stores, splits)
         elif question.table["extractor_trained_on"].fillna(False).any():
-            clips = int(question.table["extractor_trained_on"].fillna(False).sum())
-            raise SonokitError(
-                f"the extractor of {stores.folder} was fitted on labels of {clips} of these clips: no score would be fair. "
-                "Make a store set: train-biomarkers --splits, then extract-features with that set"
-            )
+            raise SonokitError(_unfair(stores, int(question.table["extractor_trained_on"].fillna(False).sum())))
+        self.floor = stores.floor  # looked at now: what is wrong with it should not come out after the folds
         self._final: np.ndarray | None = None
 
     @property
@@ -144,6 +141,18 @@ def _predictions(question: Question, values: np.ndarray) -> Predictions:
     axes = (0,) if values.ndim == 2 else (0, 2)
     everyone = Predictions(question.task, question.classes, question.clip_ids, question.patients, question.truth, values)
     return everyone.select(~np.isnan(values).any(axis=axes))
+
+
+def _unfair(store: EmbeddingStore, clips: int) -> str:
+    remedy = (
+        "Pretrain without a label, or on other patients"
+        if store.header.kind == "backbone"
+        else "Make a store set: train-biomarkers --splits, then extract-features with that set"
+    )
+    return (
+        f"the {store.header.kind} of {store.folder} was fitted on labels of {clips} of these clips: no score would be fair. "
+        f"{remedy}"
+    )
 
 
 def _require_own_splits(stores: StoreSet, splits: Splits | None) -> None:

@@ -10,7 +10,6 @@ from ..evaluation.bootstrap import interval
 from ..evaluation.floors import TITLES, MetadataForest, MostFrequent, metadata_features
 from ..evaluation.out_of_fold import FoldRows
 from ..evaluation.predictions import Predictions
-from ..features.store import EmbeddingStore
 from .crossval import Measured, QuestionFeatures, cross_validate, leave_sites_out
 from .question import Question
 from .recipes import clip_features
@@ -79,26 +78,11 @@ def floor_entries(
 def _random_init(
     question: Question, features: QuestionFeatures, make: Callable[[], Any], folds: Sequence[FoldRows], progress: str | None
 ) -> Measured:
-    store = features.stores.floor
+    store = features.floor
     if store is None:
         return "no floor/ beside the store (extract-features --floor)"
     recipe = features.recipe.split("+")[0]  # a random network has no biomarkers to add
     if recipe == "biomarkers":
         return "the recipe reads biomarkers only, which a random network has not"
-    return _with_store(question, store, recipe, make, folds, progress)
-
-
-def _with_store(
-    question: Question,
-    store: EmbeddingStore,
-    recipe: str,
-    make: Callable[[], Any],
-    folds: Sequence[FoldRows],
-    progress: str | None,
-) -> Measured:
-    found = clip_features(store, recipe)
-    absent = len(set(question.clip_ids) - set(found.clip_ids))
-    if absent:
-        return f"{absent} clips are not in the floor store (run extract-features --floor again)"
-    inputs = found.rows(question.clip_ids)
+    inputs = clip_features(store, recipe).rows(question.clip_ids)
     return cross_validate(question, lambda _: inputs, make, folds, progress=progress)

@@ -11,6 +11,7 @@ from ..evaluation.scores import Task
 
 _NOT_LABELS = {"clip_id", "content_hash", "patient_id", "site", "probe", "container", "frame_rate", "extractor_trained_on"}
 _MOST_LEVELS = 10
+_UNKNOWN = ["", "NA", "na", "N/A", "n/a", "NaN", "nan", "<NA>", "NULL", "null"]  # as in a manifest; "None" may be a class
 
 
 def label_columns(table: pd.DataFrame) -> list[str]:
@@ -105,7 +106,8 @@ def as_numbers(values: pd.Series, clip_ids: pd.Series, label: str) -> np.ndarray
 def _read_labels(file: Path, label: str) -> tuple[str, pd.Series]:
     if not file.is_file():
         raise SonokitError(f"{file} does not exist: --labels wants a CSV with clip_id or patient_id and {label!r}")
-    rows = pd.read_csv(file, dtype={"clip_id": "string", "patient_id": "string"})
+    keys = {"clip_id": "string", "patient_id": "string"}
+    rows = pd.read_csv(file, dtype=keys, keep_default_na=False, na_values=_UNKNOWN)
     key = next((name for name in ("clip_id", "patient_id") if name in rows), None)
     if key is None or label not in rows:
         wanted = f"{label!r}" if key else "clip_id or patient_id"

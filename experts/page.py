@@ -62,6 +62,7 @@ def scores_figure(report: dict[str, Any]) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(SCORE_TITLES[primary] + (" (lower is better)" if primary in LOWER_IS_BETTER else ""))
     axes.grid(axis="x", color="#e3e8ec")
+    axes.margins(x=0.1)
     return figure
 
 

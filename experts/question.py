@@ -68,7 +68,8 @@ def pose(
         where: Only clips whose column has this value.
         labels_csv: See :func:`~sonokit.experts.labels.find_labels`.
         patient: The column that says whose a clip is.
-        fewest_patients: A class of fewer patients cannot be in every fold and is left out (ordered levels stay).
+        fewest_patients: A class of fewer patients cannot be in every fold and is left out (ordered levels stay, and so
+            do classes named in ``classes`` if each has two patients).
 
     Raises:
         SonokitError: The question cannot be asked of this store; the message says why.
@@ -135,13 +136,22 @@ def _usable_classes(
     counts = {name: len(np.unique(patients[names == name])) for name in wanted}
     few = [name for name in wanted if counts[name] < fewest]
     notes = []
-    if task == "ordinal":
-        notes += [f"level {name} has {counts[name]} patients only: some folds do not see it" for name in few]
+    asked_for = classes is not None and all(counts[name] >= 2 for name in wanted)  # so that every training side can have it
+    if task == "ordinal" or asked_for:
+        kind = "level" if task == "ordinal" else "class"
+        notes += [f"{kind} {name} has {_patients_in_words(counts[name])} only: some folds do not test it" for name in few]
         usable = wanted
     else:
-        notes += [f"class {name} is left out: {counts[name]} patients are too few for {fewest} folds" for name in few]
+        notes += [f"class {name} is left out: {_patients_in_words(counts[name])}, too few for {fewest} folds" for name in few]
         usable = [name for name in wanted if name not in few]
     if len(usable) < 2:
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
-        raise SonokitError(f"at least two classes of {fewest} patients are needed; patients a class here: {listed}")
+        raise SonokitError(
+            f"at least two classes of {fewest} patients are needed; patients a class here: {listed}. "
+            "Use fewer folds, or name the classes with --classes to keep those of two patients or more"
+        )
     return usable, notes
+
+
+def _patients_in_words(count: int) -> str:
+    return "1 patient" if count == 1 else f"{count} patients"

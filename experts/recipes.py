@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import SonokitError
+from ..features.rows import embedding_matrix
 from ..features.store import EmbeddingStore
 
 RECIPES = ("mean_std", "mean", "biomarkers", "mean_std+biomarkers")
@@ -54,16 +55,23 @@ def clip_features(store: EmbeddingStore, recipe: str = "mean_std") -> ClipFeatur
     """
     if recipe not in RECIPES:
         raise SonokitError(f"no recipe {recipe!r}: choose among {', '.join(RECIPES)}")
-    starts, clip_ids = _clip_starts(store)
+    signs = _probability_columns(store) if "biomarkers" in recipe else []
+    if "biomarkers" in recipe and not signs:
+        raise SonokitError(
+            f"the recipe {recipe!r} reads biomarker probabilities, which {store.folder} has not: "
+            "extract it with a biomarker extractor, or take the recipe mean_std"
+        )
+    # one read, so that what another process appends meanwhile cannot shift embeddings against clips
+    table = store.table(["clip_id", *(["embedding"] if recipe != "biomarkers" else []), *signs])
+    starts, clip_ids = _clip_starts(store, table["clip_id"].to_numpy().astype(str))
     blocks, names = [], []
     if recipe != "biomarkers":
-        embeddings, _ = store.embeddings()  # [rows, D]
-        mean, spread = _mean_and_spread(embeddings, starts)
+        mean, spread = _mean_and_spread(embedding_matrix(table, store.header.dimensions), starts)
         blocks += [mean] if recipe == "mean" else [mean, spread]
         names += [f"mean of dimension {d}" for d in range(mean.shape[1])]
         names += [] if recipe == "mean" else [f"spread of dimension {d}" for d in range(mean.shape[1])]
-    if "biomarkers" in recipe:
-        probabilities = _biomarkers(store, recipe)  # [rows, B]
+    if signs:
+        probabilities = table.select(signs).to_pandas().to_numpy(dtype=np.float64)  # [rows, B]
         blocks += [_mean_and_spread(probabilities, starts)[0], np.maximum.reduceat(probabilities, starts)]
         names += [f"{how} of {name}" for how in ("mean", "maximum") for name in store.header.biomarkers]
     features = np.concatenate(blocks, axis=1).astype(np.float32)
@@ -82,9 +90,8 @@ def clip_table(store: EmbeddingStore) -> pd.DataFrame:
     return clips.drop(columns=[name for name in clips if name in SEGMENT_COLUMNS or name in _probability_columns(store)])
 
 
-def _clip_starts(store: EmbeddingStore) -> tuple[np.ndarray, np.ndarray]:
-    """Where each clip's rows begin, int [C], and its name, str [C]; the store keeps a clip's rows together."""
-    ids = store.frame(["clip_id"])["clip_id"].to_numpy(dtype=str)
+def _clip_starts(store: EmbeddingStore, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each clip's rows begin, int [C], and its name, str [C]; ``ids`` [rows] has a clip's rows together."""
     if len(ids) == 0:
         raise SonokitError(f"{store.folder} has no rows yet: run extract-features")
     starts = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
@@ -97,16 +104,6 @@ def _mean_and_spread(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray
     mean = np.add.reduceat(values, starts, dtype=np.float64) / counts[:, None]
     deviation = values - np.repeat(mean, counts, axis=0)
     return mean, np.sqrt(np.add.reduceat(deviation**2, starts) / counts[:, None])
-
-
-def _biomarkers(store: EmbeddingStore, recipe: str) -> np.ndarray:
-    names = _probability_columns(store)
-    if not names:
-        raise SonokitError(
-            f"the recipe {recipe!r} reads biomarker probabilities, which {store.folder} has not: "
-            "extract it with a biomarker extractor, or take the recipe mean_std"
-        )
-    return store.frame(names).to_numpy(dtype=np.float64)
 
 
 def _probability_columns(store: EmbeddingStore) -> list[str]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..atomic import atomic_path, write_json
 from ..backbones.build import Backbone
 from ..clips.cache import CachedClips
-from ..clips.splits import write_splits
+from ..clips.splits import Splits, write_splits
 from ..errors import SonokitError
 from ..run_folder import write_config
 from .forward import FeaturePass, Segments, choose_device
@@ -79,13 +79,16 @@ def extract_features(
     for one in passes:
         for target in one.targets:
             _require_free_names(clips, target.header)
-    _begin(out, opened)
+    _require_kind(out, opened)
+    stores = [[EmbeddingStore.create(out / t.place, t.header) for t in one.targets] for one in passes]  # refuses others' stores
+    if opened.splits is not None:
+        _write_set(out, opened.splits)
     if config is not None:
         write_config(out, config)
     _write_rejected(clips, out)
     details = clip_details(clips)
-    for one in passes:
-        _run_pass(one, clips, details, out, choose_device(device), progress)
+    for one, its_stores in zip(passes, stores, strict=True):
+        _run_pass(one, its_stores, clips, details, choose_device(device), progress)
     return out
 
 
@@ -103,25 +106,27 @@ def clip_details(clips: CachedClips) -> pd.DataFrame:
     return details
 
 
-def _begin(out: Path, opened: OpenedModel) -> None:
-    """Refuse a folder that holds something else; write what makes a folder a store set."""
+def _require_kind(out: Path, opened: OpenedModel) -> None:
+    """Refuse a folder that holds a set where a store is made, or the other way round."""
     if opened.splits is None:
         if (out / "set.json").exists():
             raise SonokitError(f"{out} holds a set of stores or extractors, this model makes one store; choose another --out")
         return
     if (out / "store.json").exists():
         raise SonokitError(f"{out} holds a single store, an extractor set makes one a fold; choose another --out")
-    values = {
-        "kind": "store-set",
-        "splits_fingerprint": opened.splits.fingerprint(),
-        "folds": len(opened.splits.folds),
-    }
-    write_splits(opened.splits, out / "splits.json")
+
+
+def _write_set(out: Path, splits: Splits) -> None:
+    """What makes a folder a store set."""
+    write_splits(splits, out / "splits.json")
+    values = {"kind": "store-set", "splits_fingerprint": splits.fingerprint(), "folds": len(splits.folds)}
     write_json(out / "set.json", values)
 
 
-def _run_pass(one: Pass, clips: CachedClips, details: pd.DataFrame, out: Path, device: torch.device, progress: bool) -> None:
-    fillers = [_Filler(EmbeddingStore.create(out / t.place, t.header), t, details) for t in one.targets]
+def _run_pass(
+    one: Pass, stores: list[EmbeddingStore], clips: CachedClips, details: pd.DataFrame, device: torch.device, progress: bool
+) -> None:
+    fillers = [_Filler(store, target, details) for store, target in zip(stores, one.targets, strict=True)]
     wanted = np.flatnonzero(np.any([f.missing for f in fillers], axis=0))
     try:
         for position, segments in zip(wanted, _segments(one, clips, wanted, device, progress), strict=True):

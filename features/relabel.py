@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from .rows import label_array, make_rows
+from .rows import embedding_matrix, label_array, make_rows
 from .store import EmbeddingStore
 
 
@@ -25,12 +27,13 @@ def refresh_details(store: EmbeddingStore, details: pd.DataFrame, trained_on: np
     outdated = set(both[_differs(now.loc[both], there.loc[both])])
     if not outdated:
         return 0
-    rows = store.frame()
-    embeddings, _ = store.embeddings()
-    stale = rows["clip_id"].isin(outdated).to_numpy(dtype=bool)
-    kept = rows.loc[stale, ["segment", "start_s", "end_s", *(f"p_{b}" for b in store.header.biomarkers)]].reset_index(drop=True)
-    said = now.loc[rows.loc[stale, "clip_id"]].reset_index(drop=True)
-    store.append(make_rows(store.header, pd.concat([said, kept], axis=1), embeddings[stale]))
+    table = store.table()  # one read: rows and embeddings must be those of one moment
+    table = table.filter(pc.is_in(table["clip_id"], pa.array(sorted(outdated))))
+    # what the manifest says nothing of stays: times, probabilities, and columns that only an earlier manifest had
+    kept = table.select([n for n in table.column_names if n not in now and n not in ("row_id", "embedding")]).to_pandas()
+    said = now.loc[table["clip_id"].to_pylist()].reset_index(drop=True)
+    embeddings = embedding_matrix(table, store.header.dimensions)
+    store.append(make_rows(store.header, pd.concat([said, kept], axis=1), embeddings))
     return len(outdated)
 
 

@@ -108,6 +108,12 @@ def make_rows(header: StoreHeader, rows: pd.DataFrame, embeddings: np.ndarray) -
     return pa.table(columns)
 
 
+def embedding_matrix(table: pa.Table, dimensions: int) -> np.ndarray:
+    """The column ``embedding`` of a table, float32 [rows, dimensions]."""
+    flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(-1, dimensions)
+
+
 def checked_rows(header: StoreHeader, table: pa.Table) -> pa.Table:
     """``table`` with the fixed columns first, in their types.
 

@@ -26,7 +26,7 @@ from ..atomic import write_json
 from ..clips.splits import Splits, read_splits
 from ..errors import SonokitError
 from .parts import Parts
-from .rows import SCHEMA_VERSION, StoreHeader, checked_rows, label_array, make_rows, row_id
+from .rows import SCHEMA_VERSION, StoreHeader, checked_rows, embedding_matrix, label_array, make_rows, row_id
 
 __all__ = ["SCHEMA_VERSION", "EmbeddingStore", "StoreHeader", "StoreSet", "label_array", "make_rows", "open_stores", "row_id"]
 
@@ -88,7 +88,7 @@ class EmbeddingStore:
         """The same clips through the same network with random weights, where it was made.
 
         Raises:
-            SonokitError: It lacks clips of this store.
+            SonokitError: It lacks clips of this store, or has them from other files.
         """
         return _floor_of(self.folder, self)
 
@@ -135,8 +135,7 @@ class EmbeddingStore:
     def embeddings(self) -> tuple[np.ndarray, np.ndarray]:
         """The embeddings, float32 [N, D], and their row_ids, int64 [N], in the order of ``table``."""
         rows = self.table(["row_id", "embedding"])
-        flat = rows["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.astype(np.float32).reshape(-1, self._header.dimensions), rows["row_id"].to_numpy()
+        return embedding_matrix(rows, self._header.dimensions), rows["row_id"].to_numpy()
 
     def frame(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All columns but the embedding, or the named ones, in the order of ``table``."""
@@ -198,14 +197,15 @@ def open_stores(folder: str | Path) -> EmbeddingStore | StoreSet:
 
 
 def _floor_of(folder: Path, store: EmbeddingStore) -> EmbeddingStore | None:
-    """The store in ``folder/floor``, if any; it must hold the clips of ``store``."""
+    """The store in ``folder/floor``, if any; it must hold the clips of ``store``, made from the same files."""
     if not (folder / "floor" / "store.json").is_file():
         return None
     floor = EmbeddingStore.open(folder / "floor")
-    missing = {clip_id for clip_id, _ in store.done()} - {clip_id for clip_id, _ in floor.done()}
+    missing = store.done() - floor.done()
     if missing:
         raise SonokitError(
-            f"{floor.folder} lacks {len(missing)} clips of the store: run extract-features again with --floor true"
+            f"{floor.folder} lacks {len(missing)} clips of the store, or holds an older file of them: run extract-features "
+            "again with --floor true"
         )
     return floor
 

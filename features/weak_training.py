@@ -37,6 +37,7 @@ from .head_fitting import (
     frozen_features,
     seeded,
 )
+from .models import trained_on
 from .weak_labels import binary_labels, require_labelled, require_patients_apart, require_same_clips
 from .weak_scores import OutOfFold, score_biomarkers
 
@@ -122,7 +123,8 @@ def train_biomarkers(
 
     Raises:
         SonokitError: A column is missing or holds something else than 0 and 1, nothing is labelled, splits and clips do not
-            belong together, or ``out`` was begun with other settings.
+            belong together, the backbone was pretrained with labels of clips that the folds test, or ``out`` was begun with
+            other settings.
     """
     require_labelled(clips, settings.biomarkers)
     require_same_clips(clips, splits)
@@ -169,6 +171,7 @@ class _Run:
         identity = self._identity(np.ones(len(self.ids), dtype=bool))
         if self.splits is not None and all(self._is_done(s) for s in sides) and _identity_in(report) == identity:
             return
+        report.unlink(missing_ok=True)  # until all folds belong together again, the set counts as unfinished
         if self.settings.tune == "none":
             save_backbone(self.backbone, self.out / "backbone", provenance=self.seen)
         for side in sides[:-1]:
@@ -182,6 +185,7 @@ class _Run:
         """The folds in order, then the final one."""
         if self.splits is None:
             return [_Side(self.out, None, np.ones(len(self.ids), dtype=bool), self.settings.seed)]
+        self._require_unseen(np.concatenate([fold.test for fold in self.splits.folds]))
         sides = []
         for k in range(len(self.splits.folds)):
             train = np.isin(self.ids, self.splits.train_ids(k))
@@ -189,6 +193,16 @@ class _Run:
             sides.append(_Side(self.out / f"fold-{k}", k, train, self.settings.seed + k + 1))
         final = ~np.isin(self.ids, self.splits.held_out)
         return [*sides, _Side(self.out / "final", None, final, self.settings.seed)]
+
+    def _require_unseen(self, tested: np.ndarray) -> None:
+        """Refuse a backbone that labels of clips which the folds test went into: no fold could be fair."""
+        seen = trained_on(self.seen, self.clips.table["content_hash"], pd.Series(self.patients))
+        count = int((seen & np.isin(self.ids, tested)).sum())
+        if count:
+            raise SonokitError(
+                f"the backbone was pretrained with labels ({', '.join(self.seen['labels'])}) of {count} clips that the folds "
+                "test: no score would be fair. Pretrain without a label, or leave splits out"
+            )
 
     def _train(self, side: _Side, scores: dict[str, Any] | None) -> None:
         """Train one extractor on the labelled clips of its side and save it; its scores, if any, are the set's."""
@@ -285,10 +299,15 @@ class _Run:
         before = self.seen if labelled else {}
         hashes = self.clips.table["content_hash"].to_numpy(dtype=str)
         own = dict(zip(self.ids[rows].tolist(), hashes[rows].tolist(), strict=True))
+        # another study's clip of the same name stays on the list: whether a clip was seen is told by its content
+        earlier = {
+            name if own.get(name, content) == content else f"{name} ({content[:16]})": content
+            for name, content in before.get("training_clips", {}).items()
+        }
         return {
             "fitted_on_labels": True,
             "labels": sorted({*self.settings.biomarkers, *before.get("labels", [])}),
-            "training_clips": {**before.get("training_clips", {}), **own},
+            "training_clips": {**earlier, **own},
             "training_patients": sorted({*before.get("training_patients", []), *self.patients[rows].tolist()}),
         }
 

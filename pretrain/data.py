@@ -123,8 +123,18 @@ class PatientBatches(Sampler[list[Key]]):
 def pair_loader(
     dataset: PairDataset, batches: PatientBatches, *, workers: int = 0, pin_memory: bool = False
 ) -> DataLoader[Batch]:
-    """A loader of whole batches: ``batches`` is its sampler, whose epoch Lightning sets."""
-    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin_memory)
+    """A loader of whole batches: ``batches`` is its sampler, whose epoch Lightning sets.
+
+    The reading processes live as long as the loader: an epoch of a hundred clips takes less time than starting them.
+    """
+    return DataLoader(
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
 
 
 def _number_of_batches(clips_of_patient: np.ndarray, batch_size: int) -> int:

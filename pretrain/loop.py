@@ -5,6 +5,7 @@ stochastic depth) are set at every epoch's start, and checkpoints are taken at e
 """
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from ..atomic import atomic_path, write_text
 from ..clips.augment import Augment
+from ..errors import SonokitError
 from ..run_folder import append_metrics
 from .data import Batch, PairDataset, PatientBatches, pair_loader
 from .pairs import PairPolicy
@@ -117,8 +119,12 @@ class MetricsFile(pl.Callback):
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: PretrainLoop) -> None:  # type: ignore[override]
-        """Write the epoch's line."""
+        """Write the epoch's line; runs before ``CheckpointFile``, so that weights that are no numbers are never kept."""
         means = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if not math.isfinite(means["loss"]):
+            raise SonokitError(
+                f"the loss is {means['loss']} in epoch {trainer.current_epoch}: lower learning_rate and begin anew"
+            )
         row = {
             "epoch": trainer.current_epoch,  # it moves on after this hook
             "step": trainer.global_step,

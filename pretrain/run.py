@@ -1,10 +1,12 @@
 """Pretraining: cached clips in, a backbone folder out.
 
-The run folder holds ``config.yaml``, ``environment.json``, ``metrics.jsonl`` (a line an epoch), ``events/`` (TensorBoard),
-``last.ckpt`` (to go on from; safe to delete once finished), and at the end the backbone (``backbones/folder.py``), whose
-``config.json`` is the sign that the run is finished.
+The run folder holds ``config.yaml``, ``environment.json``, ``data.json`` (what tells these clips, patients and labels from
+others), ``metrics.jsonl`` (a line an epoch), ``events/`` (TensorBoard), ``last.ckpt`` (to go on from; safe to delete once
+finished), and at the end the backbone (``backbones/folder.py``), whose ``config.json`` is the sign that the run is finished.
 """
 
+import hashlib
+import json
 import logging
 import os
 import warnings
@@ -20,6 +22,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from ..atomic import write_json
 from ..backbones.build import Backbone
 from ..backbones.folder import open_backbone, read_provenance, save_backbone
 from ..clips.augment import augment_named
@@ -30,6 +33,9 @@ from .data import PairDataset, PatientBatches
 from .loop import CHECKPOINT, CheckpointFile, MetricsFile, PretrainLoop, ProgressBar
 from .objectives.uscl import UNLABELLED, USCL
 from .pairs import pair_policy_named
+
+_DATA = "data.json"
+_REMEDY = "Choose another --out, or remove that folder."
 
 
 @dataclass(frozen=True)
@@ -103,14 +109,21 @@ def pretrain(
         ``out``, which is a backbone folder now.
 
     Raises:
-        SonokitError: Settings that cannot be met, or ``out`` was begun with others.
+        SonokitError: Settings that cannot be met; ``out`` was begun with others or with other clips, or holds a backbone of
+            another maker; or the loss is no longer a number.
     """
     out = Path(out)
     require_same_config(out, config)
-    if (out / "config.json").exists() and (out / "config.yaml").exists():
+    finished, ours = (out / "config.json").exists(), (out / "config.yaml").exists()
+    if finished and not ours:
+        raise SonokitError(f"{out} holds a backbone that did not come from this command. Choose another --out.")
+    data = _data_fingerprint(clips, settings)
+    _require_same_data(out, data)
+    if finished:
         return out
     loop = _build_loop(clips, settings, _default_workers() if workers is None else workers)
     write_config(out, config)
+    write_json(out / _DATA, {"fingerprint": data, "clips": len(clips)})
     checkpoint = out / CHECKPOINT
     with torch.random.fork_rng(), _quiet_lightning():
         trainer = pl.Trainer(
@@ -185,6 +198,22 @@ def _build_loop(clips: CachedClips, settings: PretrainSettings, workers: int) ->
     )
 
 
+def _data_fingerprint(clips: CachedClips, settings: PretrainSettings) -> str:
+    """16 hex digits that change with the clips, their order, their patients, or the labels that are learnt from."""
+    labels = (
+        clips.manifest.labels(settings.label).astype("string").fillna("") if settings.label is not None else [""] * len(clips)
+    )
+    rows = zip(clips.table["clip_id"], clips.table["content_hash"], clips.manifest.groups().tolist(), labels, strict=True)
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:16]
+
+
+def _require_same_data(out: Path, fingerprint: str) -> None:
+    """The manifest's name, which the config holds, does not tell whether its clips are still the same."""
+    file = out / _DATA
+    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
+        raise SonokitError(f"{out} was begun with other clips, patients or labels than the manifest gives now. {_REMEDY}")
+
+
 def _require_sane(settings: PretrainSettings) -> None:
     at_least = {
         "epochs": 1,
@@ -220,14 +249,17 @@ def _provenance(clips: CachedClips, settings: PretrainSettings) -> dict[str, Any
     before = read_provenance(folder) if (folder / "config.json").exists() else {}
     uses_labels = settings.label is not None and settings.label_weight > 0
     table, manifest = clips.table, clips.manifest
+    own = dict(zip(table["clip_id"], table["content_hash"], strict=True))
+    # another study's clip of the same name stays on the list: whether a clip was seen is told by its content
+    earlier = {
+        name if own.get(name, content) == content else f"{name} ({content[:16]})": content
+        for name, content in before.get("training_clips", {}).items()
+    }
     patients = set(manifest.groups()) if manifest.patient_column is not None else set()
     return {
         "fitted_on_labels": uses_labels or bool(before.get("fitted_on_labels", False)),
         "labels": sorted({*before.get("labels", []), *([settings.label] if uses_labels else [])}),
-        "training_clips": {
-            **before.get("training_clips", {}),
-            **dict(zip(table["clip_id"], table["content_hash"], strict=True)),
-        },
+        "training_clips": {**earlier, **own},
         "training_patients": sorted({*before.get("training_patients", []), *map(str, patients)}),
         "method": "USCL" if settings.pairs == "sample_pairs" else "SimCLR",
         "began_from": f"{folder.name}, weights {Path(settings.weights).name}",  # names only: cards are published

@@ -169,3 +169,11 @@ def test_doctor__tells_the_device_and_the_packages(capsys: pytest.CaptureFixture
     assert torch.__version__.split("+")[0] in text
     assert ("cuda:" in text) == torch.cuda.is_available()
     assert "MISSING" not in text
+
+
+def test_run_command__a_file_where_a_folder_should_be_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert main(["simulate", "--out", str(tmp_path / "file" / "clips"), "--patients", "1", "--seconds", "0.2"]) == 2
+    text = faults(capsys)
+    assert str(tmp_path / "file") in text
+    assert len(text.strip().splitlines()) == 1

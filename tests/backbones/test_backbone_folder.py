@@ -72,14 +72,22 @@ def test_save_backbone__killed_midway_leaves_no_half_backbone(tmp_path, monkeypa
 def test_load_backbone__replaced_weights_are_noticed(tmp_path):
     save_backbone(build_backbone("test_resnet", seed=1), tmp_path, provenance={})
     safetensors.torch.save_file(build_backbone("test_resnet", seed=2).model.state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(SonokitError, match="replaced"):
+    with pytest.raises(SonokitError, match="not those that sonokit"):
         load_backbone(tmp_path)
+
+
+def test_load_backbone__damaged_record(tmp_path):
+    save_backbone(build_backbone("test_resnet"), tmp_path, provenance={})
+    for content in ("", '{"schema": 1', '{"schema": 1}', "[]", "{}"):
+        (tmp_path / "sonokit.json").write_text(content)
+        with pytest.raises(SonokitError, match=r"sonokit\.json is damaged"):
+            load_backbone(tmp_path)
 
 
 def test_load_backbone__newer_schema(tmp_path):
     save_backbone(build_backbone("test_resnet"), tmp_path, provenance={})
     (tmp_path / "sonokit.json").write_text(json.dumps({"schema": 2}))
-    with pytest.raises(SonokitError, match="newer"):
+    with pytest.raises(SonokitError, match="written by a newer"):
         load_backbone(tmp_path)
 
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import pickle
@@ -196,8 +197,52 @@ def test_prepare__nothing_usable(tmp_path):
     with pytest.raises(SonokitError, match="No clip"):
         quiet(manifest.select(np.array([False])), tmp_path / "cache")
     (tmp_path / "file").touch()
-    with pytest.raises(SonokitError, match="Cannot make the frame cache"):
+    with pytest.raises(SonokitError, match="Cannot write to the frame cache"):
         quiet(manifest, tmp_path / "file")
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """A file system that nothing can be written to any more; root may write anywhere, so permissions would not do."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def turn_on():
+        for place, name in ((os, "replace"), (shards, "open"), (cache.FileLock, "acquire")):
+            monkeypatch.setattr(place, name, refuse, raising=False)
+
+    return turn_on
+
+
+def test_prepare__a_complete_cache_may_be_read_only(eight, undisturbed, tmp_path, read_only):
+    shutil.copytree(undisturbed[1], tmp_path / "cache")
+    decodable = eight.select(np.arange(9) < 8)
+    read_only()
+    assert contents(quiet(decodable, tmp_path / "cache")) == contents(undisturbed[0])
+    (tmp_path / "cache" / "sources.parquet").unlink()
+    assert contents(quiet(decodable, tmp_path / "cache")) == contents(undisturbed[0])
+
+
+def test_prepare__what_is_missing_in_a_read_only_cache_is_told(eight, tmp_path, read_only):
+    read_only()
+    with pytest.raises(SonokitError, match=r"Cannot write to the frame cache .*Read-only file system.*--cache"):
+        quiet(eight, tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes")
+def test_prepare__a_full_disk_is_told_and_the_work_goes_on_with_room(eight, undisturbed, tmp_path):
+    resource = pytest.importorskip("resource")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9 * 4 * 32 * 32 // 2, unlimited[1]))  # room for half of the frames
+    try:
+        with pytest.raises(SonokitError, match=r"Cannot write to the frame cache .*Make room"):
+            quiet(eight, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert contents(quiet(eight, tmp_path)) == contents(undisturbed[0])
 
 
 def test_prepare__fewer_frames_than_declared_is_said_and_kept(tmp_path, monkeypatch, caplog):

@@ -159,6 +159,34 @@ def test_read_manifest__parquet_keeps_what_csv_keeps(folder):
         read_manifest(folder / "m.parquet")
 
 
+def test_read_manifest__parquet_of_whatever_type(folder):
+    whole = pd.array([9007199254740993, None, 9007199254740992], dtype="int64[pyarrow]")  # floats could not tell these apart
+    table = pd.DataFrame(
+        {
+            "path": pd.Categorical(["a.mp4", "b.mp4", "c.mp4"]),
+            "patient_id": whole,
+            "site": pd.array(["x", None, ""], dtype="string"),
+            "flag": [True, None, False],
+            "ratio": pd.array([0.5, None, 2.0], dtype="float32[pyarrow]"),
+        }
+    )
+    for written in (table, table.set_index("patient_id"), table.set_index(pd.Index([5, 3, 9]))):
+        written.to_parquet(folder / "m.parquet")
+        clips = read_manifest(folder / "m.parquet", binary=["flag"], numeric=["ratio"])
+        assert set(clips.table.columns) == {"path", "clip_id", "patient_id", "site", "flag", "ratio"}
+        assert clips.groups().tolist() == ["9007199254740993", "clip b", "9007199254740992"]
+        assert clips.table["site"].isna().tolist() == [False, True, True]
+        np.testing.assert_array_equal(clips.table["flag"], [1, np.nan, 0])
+        np.testing.assert_array_equal(clips.table["ratio"], [0.5, np.nan, 2])
+
+
+def test_read_manifest__several_empty_paths(folder):
+    text = faults_of(folder, "path,clip_id,x\n,,1\na.mp4,,2\n,,3\n")
+    assert "2 faults" in text
+    assert "line 2, column path: is empty" in text
+    assert "line 4, column path: is empty" in text
+
+
 def test_read_manifest__urls_and_files_that_need_not_exist(folder):
     clips = manifest_of(folder, "path\ns3://bucket/x.mp4\na.mp4\n")
     assert clips.locate(0) == "s3://bucket/x.mp4"

@@ -126,6 +126,24 @@ def test_features__final_store_of_an_extractor_that_saw_the_labels_is_refused(
     QuestionFeatures(store, elsewhere, "mean_std", None)  # clips that it never saw: fair
 
 
+def test_features__backbone_that_saw_the_labels_is_called_one(
+    write: Any, clips: pd.DataFrame, embedding: Any, tmp_path: Path
+) -> None:
+    """A store set could not mend that: its extractors would rest on the same backbone."""
+    store = write(tmp_path / "s", clips.assign(extractor_trained_on=True), embedding(clips, 1.0), fitted_on_labels=True)
+    with pytest.raises(SonokitError, match=r"backbone of .* 60 of these clips.*Pretrain without a label"):
+        QuestionFeatures(store, pose(clip_table(store), "diagnosis"), "mean_std", None)
+
+
+def test_features__a_floor_that_lacks_clips_is_told_before_any_fold(
+    write: Any, clips: pd.DataFrame, embedding: Any, tmp_path: Path
+) -> None:
+    store = write(tmp_path / "s", clips, embedding(clips, 1.0))
+    write(tmp_path / "s" / "floor", clips.iloc[:50], embedding(clips, 0.0)[:50])
+    with pytest.raises(SonokitError, match="lacks 10 clips"):
+        QuestionFeatures(store, pose(clip_table(store), "diagnosis"), "mean_std", None)
+
+
 def build_set(write: Any, clips: pd.DataFrame, folder: Path, *, leak: bool = False) -> StoreSet:
     """Fold k's store holds the value k in every embedding, so that a test can see which store was read."""
     splits = divide(clips)

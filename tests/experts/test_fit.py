@@ -147,6 +147,24 @@ def test_fit_expert__held_out_part_is_never_fitted_and_scored_once(
     assert report["data"]["clips"] == len(clips) - len(splits.held_out)
 
 
+def test_fit_expert__held_out_labels_and_features_change_nothing_that_is_kept(
+    write: Any, clips: pd.DataFrame, embedding: Any, tmp_path: Path
+) -> None:
+    patients = clips["patient_id"].to_numpy(dtype=str)
+    splits = make_splits(clips, patients, label="diagnosis", patient_column="patient_id", folds=3, held_out=0.3)
+    held_out, values = clips["clip_id"].isin(splits.held_out).to_numpy(), embedding(clips, 1.0)
+    other = clips.assign(diagnosis=clips["diagnosis"].mask(held_out, "normal"))
+    spoilt = np.where(held_out[:, None, None], 1000 * values, values)
+    heads = ("linear", "xgboost")  # the choice between them is fitted too
+    kept = []
+    for name, table, embeddings in (("a", clips, values), ("b", other, spoilt)):
+        store = write(tmp_path / f"store-{name}", table, embeddings)
+        out = fit_expert(store, "diagnosis", tmp_path / name, splits=splits, heads=heads, draws=20)
+        report = read(out)
+        kept.append([predict(out, store)[~held_out].to_numpy().tolist(), report["scores"], report["chosen_in_folds"]])
+    assert kept[0] == kept[1]
+
+
 def test_fit_expert__clip_as_patient_is_reported(write: Any, clips: pd.DataFrame, embedding: Any, tmp_path: Path) -> None:
     store = write(tmp_path / "s", clips.drop(columns="patient_id"), embedding(clips, 1.0))
     with pytest.raises(SonokitError, match="--patient clip_id"):

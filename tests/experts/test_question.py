@@ -33,7 +33,7 @@ def test_pose__rare_level_of_an_ordinal_stays_and_is_noted(clips: pd.DataFrame) 
     severity = clips["severity"].mask(clips["patient_id"] == "p02", 3.0)
     question = pose(clips.assign(severity=severity), "severity")
     assert (question.task, question.classes) == ("ordinal", ("0", "1", "2", "3"))
-    assert any("level 3 has 1 patients only" in note for note in question.notes)
+    assert any("level 3 has 1 patient only" in note for note in question.notes)
 
 
 def test_pose__levels_go_by_number_not_by_name(clips: pd.DataFrame) -> None:
@@ -112,6 +112,15 @@ def test_pose__labels_of_a_csv_by_patient(clips: pd.DataFrame, tmp_path: Path) -
     assert all(len(set(question.truth[question.patients == name])) == 1 for name in patients)
 
 
+def test_pose__none_is_a_class_of_a_csv_and_an_empty_cell_is_not(clips: pd.DataFrame, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    cells = np.array(["None", "trace", "", "NA"])[np.arange(len(clips)) // 2 % 4]
+    pd.DataFrame({"clip_id": clips["clip_id"], "effusion": cells}).to_csv(file, index=False)
+    question = pose(clips, "effusion", labels_csv=file)
+    assert question.classes == ("None", "trace")
+    assert len(question.truth) == np.isin(cells, ["None", "trace"]).sum()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -140,3 +149,14 @@ def test_pose__faulty_csv(clips: pd.DataFrame, tmp_path: Path, text: str, says: 
 )
 def test_infer_task__by_values(values: list, task: str) -> None:
     assert infer_task(pd.Series([*values, None])) == task
+
+
+def test_pose__a_named_class_of_few_patients_stays_with_a_note() -> None:
+    table = pd.DataFrame(
+        {"clip_id": [f"c{k}" for k in range(12)], "patient_id": [f"p{k}" for k in range(12)], "sign": [1.0] * 3 + [0.0] * 9}
+    )
+    with pytest.raises(SonokitError, match="--classes"):
+        pose(table, "sign", fewest_patients=5)
+    question = pose(table, "sign", classes=("0", "1"), fewest_patients=5)
+    assert question.truth.tolist() == [1] * 3 + [0] * 9
+    assert any("class 1 has 3 patients only" in note for note in question.notes)

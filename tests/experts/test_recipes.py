@@ -72,3 +72,24 @@ def test_clip_table__one_row_a_clip_without_what_is_of_a_segment(write: Any, tmp
     table = clip_table(write(tmp_path / "s", CLIPS, EMBEDDINGS))
     assert table["diagnosis"].tolist() == ["y", "x"]
     assert not {"segment", "row_id", "start_s"} & set(table)
+
+
+@pytest.mark.parametrize("recipe", ["mean_std", "mean"])
+def test_clip_features__a_clip_that_another_process_adds_meanwhile_shifts_nothing(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """Clip "aa" sorts between the two that are there, and arrives after the first read."""
+    store = write(tmp_path / "s", CLIPS, EMBEDDINGS)
+    expected = clip_features(store, recipe)
+    reading, late = EmbeddingStore.table, [CLIPS.loc[:0].assign(clip_id="aa", content_hash="h3")]
+
+    def read_then_append(self: EmbeddingStore, columns: Any = None) -> Any:
+        table = reading(self, columns)
+        if late:
+            write(tmp_path / "s", late.pop(), np.full((1, 3, 2), 9, dtype=np.float32))
+        return table
+
+    monkeypatch.setattr(EmbeddingStore, "table", read_then_append)
+    found = clip_features(store, recipe)
+    assert not late
+    np.testing.assert_array_equal(found.rows(np.array(["a", "b"])), expected.rows(np.array(["a", "b"])))

@@ -121,6 +121,30 @@ def test_extract__mended_labels_reach_the_store_without_another_pass(clips, back
     assert len(EmbeddingStore.open(tmp_path / "out")._parts.names()) == parts == 2
 
 
+def test_extract__a_column_that_the_manifest_no_longer_has_stays_with_every_clip(clips, backbone_folder, tmp_path):
+    graded = clips.with_labels(grade=np.arange(16.0), reader=[f"reader-{i % 3}" for i in range(16)])
+    run(graded, backbone_folder, tmp_path)
+    run(clips.with_labels(split=1 - clips.table["split"]), backbone_folder, tmp_path)
+    frame = EmbeddingStore.open(tmp_path).frame().drop_duplicates("clip_id")
+    assert frame["grade"].tolist() == list(range(16))
+    assert frame["reader"].tolist() == [f"reader-{i % 3}" for i in range(16)]
+    np.testing.assert_array_equal(frame["split"], 1 - clips.table["split"])
+
+
+def test_extract__refused_into_another_sets_folder_leaves_that_as_it_was(clips, backbone, extractors, divide, tmp_path):
+    options = {"config": {"model": "first"}}
+    run(clips, extractors, tmp_path / "out", **options)
+    before = {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir() if f.is_file()}
+    others = train_biomarkers(
+        clips, backbone, tmp_path / "e", SETTINGS, splits=divide(clips, folds=3), config={}, device="cpu", progress=False
+    )
+    with pytest.raises(SonokitError, match="another model or setting"):
+        run(clips, others, tmp_path / "out", config={"model": "second"})
+    assert {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir() if f.is_file()} == before
+    assert {"set.json", "splits.json", "config.yaml"} <= before.keys()
+    assert len(open_stores(tmp_path / "out").folds) == 2
+
+
 @pytest.mark.parametrize("stop_at", [1, 6, 15])
 def test_extract__interrupted_and_resumed_equals_undisturbed(clips, backbone_folder, tmp_path, monkeypatch, stop_at):
     run(clips, backbone_folder, tmp_path / "whole")

@@ -188,6 +188,12 @@ def test_floor__is_the_store_beside(store):
     store.append(rows("a", 1))
     with pytest.raises(SonokitError, match="lacks 1 clips"):
         _ = store.floor
+    floor = EmbeddingStore.open(store.folder / "floor")
+    floor.append(rows("a", 1))
+    assert store.floor.done() == {("a", "v1")}
+    store.append(rows("a", 1, content="v2"))  # the clip's file was replaced, the floor still has the old one
+    with pytest.raises(SonokitError, match="older file"):
+        _ = store.floor
 
 
 @given(st.text(max_size=20), st.integers(0, 1000))

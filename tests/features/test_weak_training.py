@@ -91,11 +91,49 @@ def test_train__held_out_patients_are_seen_by_nobody(clips, backbone, divide, tm
 def test_train__the_past_of_a_labelled_backbone_is_carried_on(clips, backbone, tmp_path):
     past = {"fitted_on_labels": True, "labels": ["diagnosis"], "training_clips": {"x": "h"}, "training_patients": ["them"]}
     save_backbone(backbone, tmp_path / "backbone", provenance=past)
+    past["training_clips"]["clip-00"] = "another study's clip"
+    save_backbone(backbone, tmp_path / "backbone", provenance=past)
     out = train(clips, load_backbone(tmp_path / "backbone"), tmp_path / "out", None, provenance=tmp_path / "backbone")
     seen = read_extractor(out)["provenance"]
     assert seen["labels"] == ["bright", "diagnosis", "split"]
     assert seen["training_clips"]["x"] == "h"
+    assert {"another study's clip", *clips.table["content_hash"]} <= set(seen["training_clips"].values())
     assert "them" in seen["training_patients"]
+
+
+@pytest.mark.parametrize("known_by", ["content", "patient"])
+def test_train__a_backbone_that_saw_labels_of_tested_clips_is_refused(clips, backbone, divide, tmp_path, known_by):
+    held_out = divide(clips, held_out=("patient-3",))
+    past = {"fitted_on_labels": True, "labels": ["diagnosis"], "training_clips": {}, "training_patients": []}
+    if known_by == "content":
+        past["training_clips"] = {"renamed": clips.table["content_hash"][0]}
+    else:
+        past["training_patients"] = ["patient-3"]
+        train(clips, backbone, tmp_path / "fair", held_out, provenance=past)  # no fold tests that patient
+    with pytest.raises(SonokitError, match=r"labels \(diagnosis\) of [12] clips that the folds test"):
+        train(clips, backbone, tmp_path / "out", divide(clips), provenance=past)
+    unlabelled = past | {"fitted_on_labels": False}
+    train(clips, backbone, tmp_path / "unlabelled", divide(clips), provenance=unlabelled)
+
+
+def test_train__a_clip_that_the_splits_do_not_know_is_refused(clips, backbone, divide, tmp_path):
+    """It might be a held-out patient's, and the final extractor would train on it."""
+    known = clips.select(np.arange(len(clips)) < 14)
+    with pytest.raises(SonokitError, match=r"do not know 2 of 16 clips \(clip-14, clip-15\)"):
+        train(clips, backbone, tmp_path, divide(known))
+    assert not (tmp_path / "final").exists()
+
+
+def test_train__a_set_is_unfinished_while_its_folds_are_trained_anew(clips, backbone, divide, tmp_path, monkeypatch):
+    out = train(clips, backbone, tmp_path, divide(clips))
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weak_training, "fit_head", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(clips.with_labels(bright=1 - clips.table["bright"]), backbone, out, divide(clips))
+    assert not (out / "report.json").exists()  # extract-features takes only a set that has one
 
 
 def test_train__finished_folds_are_not_trained_again(clips, backbone, divide, tmp_path, monkeypatch):

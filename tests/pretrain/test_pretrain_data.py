@@ -122,6 +122,9 @@ def test_pair_dataset__an_item_depends_on_seed_epoch_and_clip_only():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pair_loader__workers_change_nothing(workers):
     batches = PatientBatches(["a", "b", "b", "c"], 2, 0)
-    batches.set_epoch(3)
-    loaded = [b["clips"].tolist() for b in pair_loader(dataset(), batches, workers=workers)]
-    assert loaded == epoch_of(batches, 3)
+    loader = pair_loader(dataset(), batches, workers=workers)
+    for epoch in (3, 4):  # the second one with the same processes
+        batches.set_epoch(epoch)
+        loaded = [(b["clips"].tolist(), b["lam"].tolist()) for b in loader]
+        expected = epoch_of(PatientBatches(["a", "b", "b", "c"], 2, 0), epoch)
+        assert loaded == [(clips, dataset()[[(epoch, clip) for clip in clips]]["lam"].tolist()) for clips in expected]

@@ -100,7 +100,7 @@ def test_pretrain__leaves_a_backbone_and_its_record(undisturbed):
     names = {p.name for p in undisturbed.iterdir()}
     assert names == {
         "config.json", "config.yaml", "environment.json", "events", "last.ckpt", "metrics.jsonl", "model.safetensors",
-        "README.md", "sonokit.json",
+        "README.md", "data.json", "sonokit.json",
     }  # fmt: skip
     rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
@@ -138,6 +138,38 @@ def test_pretrain__a_finished_run_returns_at_once(undisturbed, monkeypatch):
 def test_pretrain__other_settings_are_refused(undisturbed):
     with pytest.raises(SonokitError, match="epochs: 4 there, 5 now"):
         go(undisturbed, dataclasses.replace(TINY, epochs=5))
+
+
+def clips_of_another_patient() -> Clips:
+    clips = Clips()
+    clips.manifest.table.loc[0, "patient_id"] = "p4"
+    return clips
+
+
+@pytest.mark.parametrize("other", [Clips(patients=6), clips_of_another_patient()])
+def test_pretrain__other_clips_under_the_same_settings_are_refused(undisturbed, tmp_path, monkeypatch, other):
+    with pytest.raises(SonokitError, match="other clips, patients or labels"):  # a finished run
+        go(undisturbed, clips=other)
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainLoop, "training_step", lambda *a: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            go(tmp_path / "out")
+    with pytest.raises(SonokitError, match="other clips, patients or labels"):  # one that would go on
+        go(tmp_path / "out", clips=other)
+
+
+def test_pretrain__does_not_replace_another_makers_backbone(tmp_path):
+    save_backbone(build_backbone("test_resnet"), tmp_path / "theirs", provenance={"note": "theirs"})
+    for backbone in ("test_resnet", str(tmp_path / "theirs")):
+        with pytest.raises(SonokitError, match="did not come from this command"):
+            go(tmp_path / "theirs", dataclasses.replace(TINY, backbone=backbone))
+    assert read_provenance(tmp_path / "theirs")["note"] == "theirs"
+
+
+def test_pretrain__a_loss_that_is_no_number_leaves_no_backbone(tmp_path):
+    with pytest.raises(SonokitError, match="lower learning_rate"):
+        go(tmp_path / "out", dataclasses.replace(TINY, learning_rate=1e12))
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_pretrain__reading_processes_change_nothing(undisturbed, tmp_path):
@@ -238,14 +270,19 @@ def test_pretrain__goes_on_from_another_backbone_and_keeps_its_provenance(tmp_pa
     save_backbone(
         build_backbone("test_resnet"),
         start,
-        provenance={"fitted_on_labels": True, "labels": ["old"], "training_clips": {"x": "y"}, "training_patients": ["q"]},
+        provenance={
+            "fitted_on_labels": True,
+            "labels": ["old"],
+            "training_clips": {"x": "y", "c0": "old", "c1": "hash1"},
+            "training_patients": ["q"],
+        },
     )
     settings = dataclasses.replace(TINY, backbone=str(start), epochs=1, label=None, temporal_shift=0.0, pairs="two_views")
     provenance = read_provenance(go(tmp_path / "out", settings))
     assert provenance["fitted_on_labels"] is True
     assert provenance["labels"] == ["old"]
-    assert provenance["training_clips"]["x"] == "y"
-    assert len(provenance["training_clips"]) == 11
+    # c0 is another clip than the earlier study's, c1 the same
+    assert sorted(provenance["training_clips"].values()) == sorted(["y", "old", *(f"hash{i}" for i in range(10))])
     assert "q" in provenance["training_patients"]
     assert provenance["method"] == "SimCLR"
 
