@@ -88,7 +88,7 @@ def _parser(command: Command, program: str) -> ArgumentParser:
     parser = _OneLineParser(prog=program, description=text.split("\nArgs:")[0].strip())
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of options, such as a run's config.yaml.")
     names: set[str | int] = set(inspect.signature(command).parameters)
-    parser.add_function_arguments(command, as_group=False, as_positional=True, skip={_RESULT} & names)
+    parser.add_function_arguments(command, as_group=False, as_positional=True, skip=names & {_RESULT})
     if _RESULT in names:  # where the result goes is always said by name, required or not
         parser.add_function_arguments(command, as_group=False, skip=names - {_RESULT})
     return parser

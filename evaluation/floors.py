@@ -6,7 +6,7 @@
 - ``random_init``: the same head on the features of the same network with random weights.
 - ``site_left_out``: not a floor but a ceiling to believe in: the same head, tested on sites it never met, pooled.
 
-All are run on the same folds and patients as what they stand beside.
+All but the last are run on the same folds as what they stand beside, and all on the same patients.
 """
 
 from typing import Any

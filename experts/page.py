@@ -35,7 +35,7 @@ def page(report: dict[str, Any]) -> str:
         headline=headline(report),
         how_measured=how_measured(report),
         names=names,
-        titles=SCORE_TITLES,
+        titles={name: _with_direction(name) for name in names},
         show=show,
         pictures=[(title, text, _png(figure)) for title, text, figure in pictures],
     )
@@ -60,7 +60,7 @@ def scores_figure(report: dict[str, Any]) -> Figure:
         )
     axes.set_yticks(range(len(rows)), [_wrapped(title) for title, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
-    axes.set_xlabel(SCORE_TITLES[primary] + (" (lower is better)" if primary in LOWER_IS_BETTER else ""))
+    axes.set_xlabel(_with_direction(primary))
     axes.grid(axis="x", color="#e3e8ec")
     axes.margins(x=0.1)
     return figure
@@ -109,6 +109,10 @@ def scatter_figure(report: dict[str, Any]) -> Figure:
     axes.set_xlabel(f"{report['label']}, true")
     axes.set_ylabel("predicted out of fold")
     return figure
+
+
+def _with_direction(name: str) -> str:
+    return SCORE_TITLES[name] + (" (lower is better)" if name in LOWER_IS_BETTER else "")
 
 
 def _figure(height: float) -> tuple[Figure, Any]:
