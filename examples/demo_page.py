@@ -56,7 +56,11 @@ def write_page(study: Study, page: Path) -> str:
     """Write the page and ``results.json`` beside it; return the tables as text."""
     reports = {task: {name: _report(folder) for name, folder in found.items()} for task, found in study.experts.items()}
     signs = {name: _report(folder) for name, folder in study.signs.items()}
-    figures = _without_predictions(reports | {"signs": signs}) | {"biomarkers": study.biomarkers}
+    figures = {
+        "experts": _without_predictions(reports),
+        "biomarkers": study.biomarkers,
+        "signs": _without_predictions({"signs": signs})["signs"],
+    }
     tables = [_expert_table(task, found) for task, found in reports.items()]
     if study.biomarkers:
         tables.append(_biomarker_table(study.biomarkers, signs))
