@@ -69,7 +69,8 @@ def split(
         seed: Repeat r uses seed + r.
     """
     from .clips.manifest import read_manifest
-    from .clips.splits import make_splits, write_splits
+    from .clips.splits import is_splits, make_splits, read_splits, write_splits
+    from .errors import SonokitError
 
     clips = read_manifest(manifest, patient=patient, required=[label], check_files=False)
     splits = make_splits(
@@ -82,6 +83,10 @@ def split(
         seed=seed,
         held_out=held_out,
     )
+    if out.exists() and (not is_splits(out) or read_splits(out).fingerprint() != splits.fingerprint()):
+        raise SonokitError(
+            f"{out} is there already and holds something else: a study keeps one division. Choose another --out."
+        )
     write_splits(splits, out)
     print(f"{len(clips)} clips of {len(set(clips.patients()))} patients, {repeats} x {folds} folds -> {out}")
 
@@ -205,7 +210,10 @@ def pretrain(
     from .pretrain.run import PretrainSettings
     from .pretrain.run import pretrain as run
 
+    _require_model(backbone)
     clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, required=[label] if label else [])
+    if clips.manifest.patient_column is None:
+        print("note: the manifest has no patient_id, so each clip is taken for a patient of its own.", file=sys.stderr)
     if splits is not None and fold is not None:
         clips = _training_side(clips, read_splits(splits), fold)
     settings = PretrainSettings(
@@ -273,6 +281,7 @@ def train_biomarkers(
     from .features.weak_training import BiomarkerSettings
     from .features.weak_training import train_biomarkers as train
 
+    _require_model(backbone)
     columns = _words(biomarkers)
     clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, binary=columns, required=columns)
     settings = BiomarkerSettings(
@@ -334,6 +343,7 @@ def extract_features(
     from .features.extract import extract_features as extract
     from .features.models import frame_settings
 
+    _require_model(model)
     own = frame_settings(model)
     clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, settings=own)
     folder = extract(clips, model, out, segments=segments, floor=floor, dtype=dtype, weights=weights, seed=seed, config=config)
@@ -361,7 +371,8 @@ def search(
     stores = open_stores(store)
     bank = stores.final if isinstance(stores, StoreSet) else stores
     found = nearest(bank, query, k, exclude_same_patient=not same_patient)
-    print(found.drop(columns=["content_hash", "path", "url", "extractor_trained_on"], errors="ignore").to_string(index=False))
+    technical = ["content_hash", "path", "url", "licence", "container", "frame_rate", "extractor_trained_on"]
+    print(found.drop(columns=technical, errors="ignore").to_string(index=False))
 
 
 def fit_expert(
@@ -458,6 +469,8 @@ def predict(
 
     if (store is None) == (clips is None):
         raise SonokitError("give either --store (features that are there) or --clips with --model (clips to extract from).")
+    if out.exists() and "prediction" not in out.read_text(encoding="utf-8", errors="replace")[:200]:
+        raise SonokitError(f"{out} is there already and holds no predictions. Choose another --out.")
     head = load_expert(expert)
     if store is not None:
         table = predictions_of(head, open_stores(store))
@@ -523,6 +536,19 @@ def _training_side(clips: Any, splits: Any, fold: int) -> Any:
         raise SonokitError(f"--fold {fold}: the splits have folds 0 to {len(splits.folds) - 1}.")
     splits.check(clips.table["clip_id"])
     return clips.select(np.isin(clips.table["clip_id"].to_numpy(dtype=str), splits.train_ids(fold)))
+
+
+def _require_model(spec: str) -> None:
+    """Refuse a misspelt timm name before hours of decoding."""
+    from .errors import SonokitError
+
+    if Path(spec).exists():
+        return
+    if len(Path(spec).parts) > 1:
+        raise SonokitError(f"there is no folder {spec}: name a backbone or extractor folder, or a timm model.")
+    from .backbones.build import require_known
+
+    require_known(spec)
 
 
 def _options(values: dict[str, Any]) -> dict[str, Any]:

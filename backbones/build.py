@@ -100,7 +100,7 @@ def build_backbone(
 
 def create_timm(name: str, in_chans: int, *, pretrained: bool = False) -> TimmModel:
     """The timm model without classifier, its ``pretrained_cfg`` saying what this model, not its ancestor, expects."""
-    _require_known(name)
+    require_known(name)
     options: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans, "pretrained": pretrained}
     if timm.get_pretrained_cfg_value(name, "fixed_input_size"):
         # position embeddings that follow the frame's size, where the architecture can
@@ -140,7 +140,7 @@ def _with_timm_weights(name: str, in_chans: int) -> TimmModel:
     except OSError as fault:
         reason = str(fault).splitlines()[0][:120]
         raise SonokitError(
-            f"timm's weights of {name} cannot be fetched ({reason}). Give a local file instead: weights=FILE.safetensors"
+            f"timm's weights of {name} cannot be fetched ({reason}). Give a local file instead: --weights FILE.safetensors"
         ) from fault
     except RuntimeError as fault:
         raise SonokitError(f"timm offers no usable weights of {name}: {str(fault).splitlines()[0]}") from fault
@@ -148,7 +148,7 @@ def _with_timm_weights(name: str, in_chans: int) -> TimmModel:
 
 
 def _with_file_weights(name: str, file: Path, in_chans: int) -> TimmModel:
-    _require_known(name)
+    require_known(name)
     state = _read_safetensors(file)
     rgb = create_timm(name, 3)
     stem = _stems(rgb, name)[0]
@@ -198,7 +198,12 @@ def _as_tuple(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
-def _require_known(name: str) -> None:
+def require_known(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        SonokitError: With the names that are most like it.
+    """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=3)

@@ -42,7 +42,7 @@ def open_backbone(spec: str, *, weights: str | Path = "none", seed: int = 0, tem
     folder = Path(spec)
     if folder.is_dir() and ((folder / "config.json").exists() or not timm.is_model(spec)):
         if str(weights) != "none":
-            raise SonokitError(f"{spec} is a backbone folder with weights of its own; leave weights={str(weights)!r} out")
+            raise SonokitError(f"{spec} is a backbone folder with weights of its own; leave --weights {weights} out")
         backbone = load_backbone(folder)
         shift = temporal_shift or backbone.temporal_shift
         model, mean, std = backbone.model, backbone.mean.flatten().tolist(), backbone.std.flatten().tolist()
@@ -53,7 +53,7 @@ def open_backbone(spec: str, *, weights: str | Path = "none", seed: int = 0, tem
             return backbone
         return Backbone(backbone.name, model, mean, std, shift)
     if folder.is_file() or len(folder.parts) > 1:
-        raise SonokitError(f"there is no backbone folder {spec}; give one, or a timm name (and a weights file as weights=FILE)")
+        raise SonokitError(f"there is no backbone folder {spec}; give one, or a timm name (with --weights)")
     return build_backbone(spec, weights=weights, seed=seed, temporal_shift=temporal_shift)
 
 

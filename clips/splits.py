@@ -156,6 +156,10 @@ def make_splits(
     if folds < 2 or repeats < 1:
         raise SonokitError(f"At least 2 folds and 1 repeat are needed, not {folds} and {repeats}.")
     clips = _one_row_a_clip(table, np.asarray(patients, dtype=str), label)
+    if label is not None and clips[label].nunique() < 2:
+        raise SonokitError(
+            f"All clips with a {label!r} have the same one: there is nothing to divide evenly. Name another label."
+        )
     classes = classes_of(clips[label]) if label else np.zeros(len(clips), dtype=np.int64)
     names = clips["_patient"].to_numpy(dtype=str)
     out = choose_held_out(classes, names, held_out, seed)  # bool [clips]
@@ -181,6 +185,14 @@ def make_splits(
 def write_splits(splits: Splits, path: str | Path) -> None:
     """Write ``splits.json``, atomically."""
     write_json(Path(path), {"schema": _SCHEMA, **_to_json(splits)})
+
+
+def is_splits(path: str | Path) -> bool:
+    """Whether the file is one that ``write_splits`` wrote."""
+    try:
+        return "folds" in json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def read_splits(path: str | Path) -> Splits:

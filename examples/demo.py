@@ -34,6 +34,7 @@ class Road:
     weights: str
     backbone: str
     epochs: int
+    size: int = 224
     commands: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -45,6 +46,7 @@ class Road:
         # one probe at a time: a score over several could be one of telling the probes apart
         probes = table["probe"].value_counts() if "probe" in table else {}
         self.where = f"probe={probes.index[0]}" if len(probes) > 1 else None
+        self.pictures = {} if self.size == 224 else {"size": self.size}
 
     def run(self, command: Callable[..., None], **options: Any) -> None:
         """Say, then do."""
@@ -68,9 +70,9 @@ def drive(road: Road) -> Study:
     road.run(cli.pretrain, manifest=manifest, out=out / "backbone", backbone=road.backbone, weights=road.weights,
              epochs=road.epochs, temperature=0.2, **common)  # fmt: skip
     road.run(cli.extract_features, manifest=manifest, model=road.backbone, out=out / "stores" / before, weights=road.weights,
-             floor=True, **common)  # fmt: skip
+             floor=True, **road.pictures, **common)  # fmt: skip
     road.run(cli.extract_features, manifest=manifest, model=str(out / "backbone"), out=out / "stores" / "pretrained",
-             floor=True, **common)  # fmt: skip
+             floor=True, **road.pictures, **common)  # fmt: skip
     stores = {before: out / "stores" / before, "pretrained": out / "stores" / "pretrained"}
     if road.tasks and road.biomarkers:
         stores["biomarkers"] = learn_biomarkers(road, splits, common)
@@ -91,9 +93,9 @@ def learn_biomarkers(road: Road, splits: Path, common: dict[str, Any]) -> Path:
     """Extractors inside the folds, and a store a fold."""
     out = road.out
     road.run(cli.train_biomarkers, manifest=road.manifest, out=out / "extractor", backbone=str(out / "backbone"),
-             biomarkers=",".join(road.biomarkers), splits=splits, **common)  # fmt: skip
+             biomarkers=",".join(road.biomarkers), splits=splits, **road.pictures, **common)  # fmt: skip
     road.run(cli.extract_features, manifest=road.manifest, model=str(out / "extractor"), out=out / "stores" / "biomarkers",
-             floor=True, **common)  # fmt: skip
+             floor=True, **road.pictures, **common)  # fmt: skip
     return out / "stores" / "biomarkers"
 
 
@@ -160,7 +162,8 @@ def main() -> int:
             manifest=manifest,
             weights=options.weights,
             backbone="resnet10t" if small else "tf_efficientnet_lite0",
-            epochs=30 if small else 60,
+            epochs=20 if small else 60,
+            size=128 if small else 224,
         )
         study = drive(road)
         print("\n" + write_page(study, options.out / "report.html"))

@@ -85,6 +85,10 @@ def pose(
     patients, said_patient = _patients(table, patient)
     task = task or infer_task(labels)
     if task == "regression":
+        if classes is not None:
+            raise SonokitError(
+                f"{label!r} is a number, which has no classes: leave --classes out, or say --task classification"
+            )
         truth = as_numbers(labels, table["clip_id"], label)
         return Question(label, task, (), table, truth, patients, patient, (*notes, *said_patient))
     names, said_classes = _usable_classes(labels, patients, task, classes, fewest_patients)

@@ -30,6 +30,7 @@ from .store import EmbeddingStore
 
 _PART_CLIPS = 256
 _PART_SECONDS = 60.0
+_BEGUN = (".", "fold-", "final", "floor")  # all that a run which was killed at once may have left
 
 
 def extract_features(
@@ -108,6 +109,10 @@ def clip_details(clips: CachedClips) -> pd.DataFrame:
 
 def _require_kind(out: Path, opened: OpenedModel) -> None:
     """Refuse a folder that holds a set where a store is made, or the other way round."""
+    ours = (out / "store.json").exists() or (out / "set.json").exists()
+    strangers = [] if ours or not out.is_dir() else sorted(p.name for p in out.iterdir() if not p.name.startswith(_BEGUN))
+    if strangers:
+        raise SonokitError(f"{out} holds other things ({', '.join(strangers[:3])} …) and is no store; choose another --out")
     if opened.splits is None:
         if (out / "set.json").exists():
             raise SonokitError(f"{out} holds a set of stores or extractors, this model makes one store; choose another --out")

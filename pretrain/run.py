@@ -139,8 +139,11 @@ def pretrain(
             deterministic="warn" if torch.cuda.is_available() else None,
             default_root_dir=out,
         )
-        trainer.fit(loop, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
-    if trainer.global_step < loop.optimisation["total_steps"]:  # Lightning returns after Ctrl-C
+        try:
+            trainer.fit(loop, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from stop
+    if trainer.global_step < loop.optimisation["total_steps"]:
         raise KeyboardInterrupt
     assert isinstance(loop.objective.backbone, Backbone)
     backbone = loop.objective.backbone.cpu().eval().to(memory_format=torch.contiguous_format)

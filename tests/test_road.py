@@ -159,3 +159,39 @@ def test_fit_expert__unknown_label_names_those_that_exist(
     text = capsys.readouterr().err
     assert "diagnosis" in text
     assert "Traceback" not in text
+
+
+def test_split__does_not_write_over_another_file(study: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.csv"
+    shutil.copy(study / "clips" / "manifest.csv", manifest)
+    before = manifest.read_bytes()
+    assert main(["split", str(manifest), "diagnosis", "--folds", "3", "--out", str(manifest)]) == 2
+    assert manifest.read_bytes() == before
+    assert "--out" in capsys.readouterr().err
+
+
+def test_predict__does_not_write_over_another_file(study: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("clip_id,diagnosis\na,normal\n")
+    assert main(["predict", str(study / "expert"), "--out", str(labels), "--store", str(study / "store")]) == 2
+    assert "normal" in labels.read_text()
+    assert "--out" in capsys.readouterr().err
+
+
+def test_extract_features__does_not_write_into_an_expert(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest, backbone, expert = (str(study / name) for name in ("clips/manifest.csv", "backbone", "expert"))
+    before = sorted((study / "expert").iterdir())
+    words = ["extract-features", manifest, backbone, "--out", expert, "--cache", str(study / "cache")]
+    assert main([*words, "--size", "32", "--frames", "8"]) == 2
+    assert sorted((study / "expert").iterdir()) == before
+    assert "no store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["resnet10tt", "runs/nowhere"])
+def test_extract_features__a_wrong_model_is_told_before_decoding(
+    study: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    words = ["extract-features", str(study / "clips" / "manifest.csv"), model, "--out", str(tmp_path / "store")]
+    assert main([*words, "--cache", str(tmp_path / "cache")]) == 2
+    assert model in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()

@@ -30,6 +30,7 @@ clips = st.lists(st.tuples(st.integers(0, 14), st.sampled_from(["a", "b", "c", N
 def test_make_splits__promises(rows, folds, seed, held_out):
     table, patients = study(*zip(*rows, strict=True))
     assume(len(set(patients)) >= 3)
+    assume(table["y"].nunique() >= 2)
     try:
         splits = divide(table, patients, folds=folds, repeats=2, seed=seed, held_out=held_out)
     except SonokitError:
@@ -242,3 +243,9 @@ def test_make_splits__the_real_clips(shared_data):
     frame = clips.table.set_index("clip_id")
     for fold in splits.folds:  # 8 patients have covid19, so each of five folds can test all three classes
         assert frame.loc[list(fold.test), "diagnosis"].nunique() == 3
+
+
+def test_make_splits__one_class_is_nothing_to_stratify_by():
+    table, patients = study([0, 1, 2, 3], ["a", "a", "a", None])
+    with pytest.raises(SonokitError, match="nothing to divide"):
+        divide(table, patients, folds=2)

@@ -325,3 +325,19 @@ if __name__ == "__main__":
             die_in_a_run(Path(sys.argv[1]) / name, name)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, name
+
+
+def test_pretrain__ctrl_c_comes_through_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning turns it into an exit with status 1, after which nobody would tell the user how to go on."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PretrainLoop, "training_step", press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores it from here on
+    assert not (tmp_path / "run" / "model.safetensors").exists()
