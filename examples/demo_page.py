@@ -83,8 +83,8 @@ def write_page(study: Study, page: Path) -> str:
             "map": "Every clip's pretrained embedding (mean over frames), t-SNE to two dimensions; colour is the "
             "label, shape the site. Groups by shape rather than by colour would mean that the site is what was learnt.",
             "neighbours": "Each row: a clip, and the clips of other patients whose embeddings are nearest (cosine).",
-            "confusion": "Share of each true class, mean over the repeats of the cross-validation, of the last row's expert "
-            "in the first table.",
+            "confusion": "Share of each true class, mean over the repeats of the cross-validation; the expert is the "
+            f"{TITLES[list(study.stores)[-1]]}.",
         },
         commands="\n".join(study.commands),
         files=str(study.out),
