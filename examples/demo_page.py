@@ -117,7 +117,7 @@ def _expert_table(task: str, reports: dict[str, dict[str, Any]]) -> dict[str, An
     data = first["data"]
     note = (
         f"{data['clips']} clips of {data['patients']} patients; {data['repeats']} × {data['folds']} folds by "
-        f"{data['split_unit']}, mean over the repeats, [95 % interval from resampling patients]. {' '.join(first['notes'])}"
+        f"{data['split_unit']}, mean over the repeats, [95 % interval from resampling patients]. {'; '.join(first['notes'])}"
     )
     title = f"{task} ({', '.join(first['classes'])})" if first["classes"] else task
     return {"title": title, "columns": ["", *(SCORE_TITLES[n] for n in names)], "rows": rows, "note": note}
