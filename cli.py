@@ -207,9 +207,12 @@ def pretrain(
     """
     config = _options(locals())
     from .clips.splits import read_splits
+    from .errors import SonokitError
     from .pretrain.run import PretrainSettings
     from .pretrain.run import pretrain as run
 
+    if (splits is None) != (fold is None):
+        raise SonokitError("--splits and --fold belong together: which fold's training clips shall it learn from?")
     _require_model(backbone)
     clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, required=[label] if label else [])
     if clips.manifest.patient_column is None:

@@ -85,7 +85,7 @@ def run_command(command: Command, program: str, arguments: Sequence[str] | None 
 
 def _parser(command: Command, program: str) -> ArgumentParser:
     text = _docstring(command)
-    parser = _OneLineParser(prog=program, description=text.split("\nArgs:")[0].strip())
+    parser = _OneLineParser(prog=program, allow_abbrev=False, description=text.split("\nArgs:")[0].strip())
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of options, such as a run's config.yaml.")
     names: set[str | int] = set(inspect.signature(command).parameters)
     parser.add_function_arguments(command, as_group=False, as_positional=True, skip=names & {_RESULT})

@@ -177,3 +177,15 @@ def test_run_command__a_file_where_a_folder_should_be_is_named(capsys: pytest.Ca
     text = faults(capsys)
     assert str(tmp_path / "file") in text
     assert len(text.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("half", [("--splits", "splits.json"), ("--fold", "0")])
+def test_pretrain__splits_without_fold_are_refused(half: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "nowhere.csv", "--out", "out", *half]) == 2
+    assert "--splits and --fold" in faults(capsys)
+
+
+def test_run_command__a_cut_off_option_is_not_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prepare", "nowhere.csv", "--siz", "32"])
+    assert "--siz" in faults(capsys)
