@@ -95,7 +95,7 @@ class PretrainLoop(pl.LightningModule):
         """AdamW without decay of biases and scales; linear warm-up, then a cosine, by steps."""
         o = self.optimisation
         groups = param_groups_weight_decay(self.objective, o["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=o["learning_rate"])
+        optimizer = torch.optim.AdamW(groups, lr=o["learning_rate"], fused=True)
         schedule = CosineWarmupScheduler(optimizer, warmup_epochs=o["warmup_steps"], max_epochs=o["total_steps"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
