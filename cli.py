@@ -4,6 +4,7 @@ Options that stand in several commands mean the same everywhere: ``manifest`` (o
 all commands share), ``patient`` (the column that stands for the patient), ``splits`` (one division for a whole study).
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,9 +160,52 @@ def simulate(
     print(f"{patients * clips_per_patient} clips -> {manifest}")
 
 
+def augmentations(
+    manifest: Path,
+    out: Path = Path("augmentations.png"),
+    augment: Literal["ultrasound", "reference", "none"] = "ultrasound",
+    augment_strength: float = 1.0,
+    mask_sector: bool = False,
+    size: int = 224,
+    frames: int = 16,
+    rows: int = 5,
+    cache: Path = Path("sonokit-cache"),
+    seed: int = 0,
+) -> None:
+    """Draw a picture of what an augmentation does to these clips: each operation alone, then whole draws.
+
+    Look at it before a long run: nothing that tells diagnoses apart should be lost.
+
+    Args:
+        manifest: The manifest, CSV or Parquet.
+        out: The picture: .png, .jpg, .pdf or .svg.
+        augment: "ultrasound" keeps the sector, "reference" is the paper's recipe.
+        augment_strength: Of "ultrasound"; 0 only resizes, 2 is heavy.
+        mask_sector: Blank what lies outside of the sector: text, scales, logos.
+        size: Side of a view, in pixels.
+        frames: Evenly spaced frames of a clip in the cache.
+        rows: How many clips, evenly spaced over the manifest.
+        cache: The folder of decoded frames.
+        seed: The same seed draws the same picture.
+    """
+    from .clips.augment_sheet import SheetSettings, spread_over, write_sheet
+    from .clips.cache import CacheSettings
+    from .clips.cache import prepare as prepare_clips
+    from .clips.manifest import read_manifest
+    from .clips.sampling import Sampling
+
+    settings = SheetSettings(augment=augment, strength=augment_strength, mask_sector=mask_sector, size=size, seed=seed)
+    listed = read_manifest(manifest)
+    shown = listed.select(spread_over(len(listed), rows))
+    clips = prepare_clips(shown, cache, CacheSettings(size=size, sampling=Sampling(frames=frames)))
+    print(f"{len(clips)} clips -> {write_sheet(clips, out, settings)}")
+
+
 def pretrain(
     manifest: Path,
     out: Path,
+    objective: Literal["uscl", "simclr", "moco", "byol", "dino", "hico"] = "uscl",
+    pairs: Literal["sample_pairs", "two_views", "nearby_frames"] | None = None,
     backbone: str = "resnet18",
     weights: str = "none",
     label: str | None = None,
@@ -173,34 +217,83 @@ def pretrain(
     epochs: int = 100,
     batch_size: int = 32,
     learning_rate: float = 3e-4,
-    temperature: float = 0.5,
+    weight_decay: float = 1e-4,
+    warmup_epochs: int = 5,
+    accumulate: int = 1,
+    clip_norm: float = 0.0,
+    temperature: float | None = None,
+    momentum: float | None = None,
+    queue: int = 1024,
+    dino_outputs: int = 4096,
+    alpha: float = 0.5,
+    independent_lam: bool = False,
+    pair_seconds: float = 1.5,
+    same_patient: Literal["apart", "together"] = "apart",
     augment: Literal["ultrasound", "reference", "none"] = "ultrasound",
+    augment_strength: float = 1.0,
+    shadows: float = 0.0,
+    mask_sector: bool = False,
+    precision: Literal["auto", "32", "bf16", "fp16"] = "auto",
+    compile: bool = False,
+    devices: int = 1,
+    nodes: int = 1,
+    workers: int | None = None,
+    probe_label: str | None = None,
+    probe_every: int = 10,
     cache: Path = Path("sonokit-cache"),
     patient: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Learn a backbone from clips without labels (USCL, Chen et al. 2021), or with some.
+    """Learn a backbone from clips without labels (USCL, Chen et al. 2021, and its peers), or with some.
 
-    Two views of a clip are mixed from three of its frames and pulled together; clips of other patients are pushed away. The
+    Two views of a clip are pulled together; clips of other patients are pushed away (byol and dino push nothing away). The
     result is a backbone folder that plain timm opens, too. Stopped or killed, the same command goes on from the last epoch and
-    ends with the same weights.
+    ends with the same weights. A run whose embeddings collapse stops and says so. Watch it in the folder's metrics.csv or with
+    TensorBoard; sonokit augmentations shows what the views look like.
 
     Args:
         manifest: The manifest, CSV or Parquet.
         out: The backbone folder to make.
+        objective: uscl, simclr, moco (v2), byol, dino, or hico (several levels of a CNN).
+        pairs: What the two views are made of: "sample_pairs" mixes three frames of a clip (USCL; the default of uscl and hico),
+            "two_views" is one frame twice (the default of the others), "nearby_frames" two frames close in time (IVPP).
         backbone: A timm name, or a backbone folder to go on from.
         weights: "none", "timm" (fetched), or a local .safetensors file in timm's naming.
-        label: A column to learn from besides, where it is filled in. A backbone that saw labels must not be evaluated on them.
+        label: uscl, hico: a column to learn from besides, where it is filled in. A backbone that saw labels must not be
+            evaluated on them.
         label_weight: Its weight in the loss (USCL's lambda).
         splits: With --fold: learn from that fold's training clips only.
         fold: Number of the fold in the splits.
         size: Side of a view, in pixels.
         frames: Evenly spaced frames of a clip to draw from.
         epochs: Each epoch draws one pair from every clip.
-        batch_size: Clips in a step at most; each is of another patient, so there are no more than patients.
-        learning_rate: Peak, after the warm-up.
-        temperature: Of the contrastive loss.
+        batch_size: Clips in a step at most, on each device; each is of another patient, so there are no more than patients.
+        learning_rate: Peak, after the warm-up; a cosine to 0 follows.
+        weight_decay: Of AdamW.
+        warmup_epochs: In which the learning rate rises.
+        accumulate: Batches that make one step. Negatives still come from one batch.
+        clip_norm: Longest gradient that is taken as it is; 0 takes any.
+        temperature: Of the loss (default: the method's own; uscl, simclr .5, moco .2, dino .1).
+        momentum: Of the slow network of moco, byol and dino (default: the method's own).
+        queue: moco: how many negatives it remembers.
+        dino_outputs: dino: how many prototypes. A hundred clips visit few of the 65536 of the paper.
+        alpha: sample_pairs: the coefficients come from Beta(alpha, alpha).
+        independent_lam: sample_pairs: a coefficient for each view (the paper) instead of one for both (its code).
+        pair_seconds: nearby_frames: how far apart they may be.
+        same_patient: "apart": a batch has one clip of a patient. "together": batches are drawn from all clips, which makes them
+            larger where patients are few. Clips of one patient are never negatives of each other.
         augment: "ultrasound" keeps the sector, "reference" is the paper's recipe.
+        augment_strength: Of "ultrasound"; 0 only resizes, 2 is heavy.
+        shadows: Acoustic shadows besides, as a factor of that strength; 1 is plausible, 0 is none.
+        mask_sector: Blank text, rulers and logos outside of the sector, where they can be told from it.
+        precision: "32", "bf16", "fp16" (GPU), or "auto": bf16 on a GPU that has it. bf16 halves the time of a ResNet on a CPU
+            that has it, too.
+        compile: Build the backbone with torch.compile: a minute before the first step, worth it on a GPU and for long runs.
+        devices: How many of this machine's; a CPU counts as many as you say.
+        nodes: How many machines; start the same command on each by torchrun or SLURM.
+        workers: Reading processes (default: none on a CPU, up to 4 beside a GPU).
+        probe_label: A column to look at, never learnt from: a patient-grouped probe while training runs.
+        probe_every: Epochs between its looks.
         cache: The folder of decoded frames.
         patient: The column that stands for the patient, where it is not patient_id.
         seed: The same seed gives the same weights on one machine.
@@ -208,31 +301,105 @@ def pretrain(
     config = _options(locals())
     from .clips.splits import read_splits
     from .errors import SonokitError
-    from .pretrain.run import PretrainSettings
+    from .pretrain.run import is_first_process
     from .pretrain.run import pretrain as run
+    from .pretrain.settings import PretrainSettings
 
     if (splits is None) != (fold is None):
         raise SonokitError("--splits and --fold belong together: which fold's training clips shall it learn from?")
+    chosen = {field.name: config[field.name] for field in dataclasses.fields(PretrainSettings) if field.name in config}
+    settings = PretrainSettings(**chosen)
+    settings.check()
     _require_model(backbone)
-    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, required=[label] if label else [])
-    if clips.manifest.patient_column is None:
+    required = [column for column in (label, probe_label) if column is not None]
+    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, required=required)
+    if clips.manifest.patient_column is None and is_first_process():
         print("note: the manifest has no patient_id, so each clip is taken for a patient of its own.", file=sys.stderr)
     if splits is not None and fold is not None:
         clips = _training_side(clips, read_splits(splits), fold)
-    settings = PretrainSettings(
-        backbone=backbone,
-        weights=weights,
+    folder = run(clips, out, settings, config=config, workers=workers, progress=is_first_process())
+    if is_first_process():
+        print(f"backbone -> {folder}")
+
+
+def probe(
+    manifest: Path,
+    backbone: str,
+    label: str,
+    out: Path,
+    weights: str = "none",
+    splits: Path | None = None,
+    where: str | None = None,
+    classes: str | None = None,
+    size: int = 224,
+    frames: int = 16,
+    fine_tune: bool = False,
+    biomarkers: str | None = None,
+    folds: int = 5,
+    repeats: int = 10,
+    cache: Path = Path("sonokit-cache"),
+    patient: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Say what a backbone is worth for a label, in patient-grouped cross-validation, beside its floors.
+
+    A linear and a nearest-neighbour probe read the label from the frozen backbone's features (mean and spread over a clip's
+    frames); with --fine_tune the backbone is trained on it, too, once a fold. A backbone that was fitted on labels of these
+    clips is refused; one that saw them without labels is marked as transductive.
+
+    Args:
+        manifest: The manifest, CSV or Parquet.
+        backbone: A backbone folder, or a timm name.
+        label: A column of classes.
+        out: The folder of the report. Stopped while fine-tuning, the same command goes on at the fold where it was.
+        weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
+        splits: From sonokit split (default: made from the clips that take part).
+        where: Only clips with these values, such as probe=convex,site=s2.
+        classes: Only these classes, separated by commas. Without it, classes of fewer patients than folds are left out.
+        size: Side of a frame, in pixels.
+        frames: Evenly spaced frames of a clip.
+        fine_tune: Train the whole backbone as well, in the first division only: a minute or more a fold.
+        biomarkers: Columns of 0, 1 or empty, separated by commas: the mean of their AUROCs on the same clips.
+        folds: Where no splits are given.
+        repeats: Where no splits are given.
+        cache: The folder of decoded frames.
+        patient: The column that stands for the patient, where it is not patient_id.
+        seed: The same seed gives the same figures on one machine.
+    """
+    config = _options(locals())
+    from .clips.splits import read_splits
+    from .evaluation.fine_tune import FineTuneSettings
+    from .evaluation.probe_report import report_table
+    from .evaluation.probe_run import ProbeSettings, open_probed, run_probe
+
+    _require_model(backbone)
+    division, signs = read_splits(splits) if splits else None, _words(biomarkers or "")
+    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, binary=signs, required=[label, *signs])
+    fewest = sum(fold.repeat == 0 for fold in division.folds) if division else folds
+    choice = {"classes": _words(classes) if classes else None, "fewest_patients": fewest}
+    clips, labelled, notes = _labelled(clips, label, where=_pairs(where), **choice)
+    report = run_probe(
+        open_probed(backbone, weights=weights, seed=seed),
+        clips,
+        labelled,
+        out,
+        ProbeSettings(
+            size=size,
+            fine_tune=FineTuneSettings() if fine_tune else None,
+            biomarkers=signs,
+            folds=folds,
+            repeats=repeats,
+            seed=seed,
+        ),
         label=label,
-        label_weight=label_weight,
-        size=size,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        augment=augment,
-        seed=seed,
+        splits=division,
+        where=_pairs(where),
+        notes=notes,
+        config=config,
+        progress=True,
     )
-    print(f"backbone -> {run(clips, out, settings, config=config)}")
+    print(report_table(report))
+    print(f"\nreport -> {out / 'report.json'}")
 
 
 def train_biomarkers(
@@ -529,6 +696,22 @@ def _extracted(clips: Path, model: str, weights: str, made: Any, cache: Path, fo
     return open_stores(extract(cached, model, folder / "store", weights=weights, **choices))
 
 
+def _labelled(clips: Any, label: str, **choice: Any) -> tuple[Any, Any, tuple[str, ...]]:
+    """The clips that can answer for a label (as fit-expert chooses them), what is true of each, and notes on the others."""
+    import numpy as np
+
+    from .evaluation.probe import LabelledClips
+    from .experts.question import pose
+
+    if clips.manifest.patient_column is None:
+        clips.manifest.patients()  # tells the user what to do
+    table = clips.table if "site" in clips.table else clips.table.assign(site=None)
+    question = pose(table, label, task="classification", patient=clips.manifest.patient_column, **choice)
+    chosen = clips.select(np.isin(clips.table["clip_id"].to_numpy(dtype=str), question.clip_ids))
+    labelled = LabelledClips(question.clip_ids, question.patients, question.truth, question.classes, question.sites)
+    return chosen, labelled, question.notes
+
+
 def _training_side(clips: Any, splits: Any, fold: int) -> Any:
     """The clips that fold ``fold`` may learn from."""
     import numpy as np
@@ -590,7 +773,9 @@ def main(arguments: list[str] | None = None) -> int:
         "split": split,
         "prepare": prepare,
         "simulate": simulate,
+        "augmentations": augmentations,
         "pretrain": pretrain,
+        "probe": probe,
         "train-biomarkers": train_biomarkers,
         "extract-features": extract_features,
         "search": search,

@@ -17,7 +17,7 @@ _RECORDED_PACKAGES = (
     "faiss-cpu", "av", "decord2", "pydicom",
 )  # fmt: skip
 
-_PLACES = {"out", "cache"}  # where things lie does not change what they are
+_INDIFFERENT = {"out", "cache", "workers"}  # where things lie and who reads them does not change what they are
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def require_same_config(folder: Path, config: dict[str, Any]) -> None:
     if not file.exists():
         return
     before = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    keys = (before.keys() | config.keys()) - _PLACES
+    keys = (before.keys() | config.keys()) - _INDIFFERENT
     differing = sorted(k for k in keys if before.get(k) != config.get(k))
     if differing:
         changes = ", ".join(f"{k}: {before.get(k)!r} there, {config.get(k)!r} now" for k in differing)

@@ -68,6 +68,32 @@ class Backbone(nn.Module):
             features: Tensor = self.model((flat - self.mean) / self.std)  # [N, D]
         return features.unflatten(0, frames.shape[:-3])  # [B, D] or [B, T, D]
 
+    @property
+    def map_channels(self) -> dict[int, int]:
+        """Channels of the feature maps that ``forward_maps`` gives, by stride; empty where timm offers none."""
+        return {stride: self._maps[stride][1] for stride in self._maps}
+
+    def forward_maps(self, frames: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Features of frames, and in the same pass the feature maps on the way to them.
+
+        Args:
+            frames: Float in [0, 1], shape [B, C, H, W].
+            strides: Of the maps, keys of ``map_channels`` in rising order.
+
+        Returns:
+            Features [B, D], the same as ``forward``'s, and for each stride a map [B, C_s, about H/s, about W/s].
+        """
+        places = [self._maps[stride][0] for stride in strides]
+        last, maps = self.model.forward_intermediates((frames - self.mean) / self.std, indices=places)
+        return self.model.forward_head(last), maps
+
+    @property
+    def _maps(self) -> dict[int, tuple[int, int]]:
+        """Place among timm's intermediate maps and number of channels, by stride; the last of those that share a stride."""
+        if not hasattr(self.model, "forward_intermediates"):
+            return {}
+        return {int(info["reduction"]): (i, int(info["num_chs"])) for i, info in enumerate(self.model.feature_info)}
+
 
 def build_backbone(
     name: str, *, weights: str | Path = "none", in_chans: int = 1, temporal_shift: float = 0.0, seed: int = 0

@@ -8,12 +8,14 @@ row.
 import csv
 import io
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet
 
 from ..errors import SonokitError
@@ -135,13 +137,24 @@ def _without_trailing(header: tuple[str, ...]) -> tuple[str, ...]:
 def _read_parquet(source: Path) -> Cells:
     try:
         # pandas' own reader hides a column that was an index (patient_id, say) and may make floats of whole numbers beside gaps
-        content = pyarrow.parquet.ParquetFile(source).read()
+        content = pa.parquet.ParquetFile(source).read()
     except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
         raise SonokitError(f"{source} is not readable as Parquet ({error}). Write it anew.") from None
     content = content.select([i for i, name in enumerate(content.column_names) if not _NUMBERED_ROWS.fullmatch(name)])
     header = tuple(name.strip() for name in content.column_names)
-    columns = {name: [_as_text(v) for v in values.to_pylist()] for name, values in zip(header, content.columns, strict=True)}
+    columns = {name: _as_texts(values) for name, values in zip(header, content.columns, strict=True)}
     return Cells(_table(columns, pd.RangeIndex(1, content.num_rows + 1)), "row", header)
+
+
+def _as_texts(column: pa.ChunkedArray) -> Sequence[str]:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.cast(pa.large_string()).combine_chunks().to_pandas().array  # no object for each of a million texts
+    try:
+        values = column.combine_chunks().dictionary_encode()
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # lists and the like
+        return [_as_text(value) for value in column.to_pylist()]
+    texts = pa.array([_as_text(value) for value in values.dictionary.to_pylist()], pa.large_string())
+    return texts.take(values.indices).to_pandas().array
 
 
 def _as_text(value: Any) -> str:
@@ -152,7 +165,7 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
-def _table(columns: dict[str, tuple[str, ...]] | dict[str, list[str]], index: pd.Index) -> pd.DataFrame:
+def _table(columns: Mapping[str, Sequence[str]], index: pd.Index) -> pd.DataFrame:
     table = pd.DataFrame({name: pd.Series(values, index=index, dtype="str") for name, values in columns.items()}, index=index)
     for name in table.columns:
         text = table[name].str.strip()

@@ -1,6 +1,7 @@
 """The rules of a manifest, in pandera's words, and the report of every fault at once."""
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ def _schema(cells: Cells, rules: Rules) -> pa.DataFrameSchema:
         return numbers(values, cells.decimal).isin([0, 1])
 
     def is_file(values: pd.Series) -> pd.Series:
-        return values.map(lambda path: "://" in path or (rules.folder / path).is_file()).astype(bool)
+        folder = str(rules.folder)  # texts: a Path for each of a million files takes three times as long
+        there = ("://" in path or os.path.isfile(os.path.join(folder, path)) for path in values)  # noqa: PTH113, PTH118
+        return pd.Series(there, index=values.index, dtype=bool)
 
     a_file = pa.Check(is_file, error=f"an existing file (paths are relative to {rules.folder}, with / between folders)")
     columns: dict[str, pa.Column] = {name: pa.Column(nullable=True) for name in rules.required}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -63,8 +63,8 @@ def default_clip_ids(paths: pd.Series) -> pd.Series:
 
 
 def _without_ending(path: str) -> str:
-    pure = PurePosixPath(path)
-    return path[: -len(pure.suffix)] if pure.suffix.lower() in ENDINGS else path
+    name, _, ending = path.rpartition(".")
+    return name if f".{ending.lower()}" in ENDINGS and name and not name.endswith("/") else path
 
 
 def _files(folder: Path) -> Iterator[Path]:

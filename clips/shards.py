@@ -5,6 +5,7 @@ that its index is there, so a kill at any point leaves whole shards and perhaps 
 Opening reads columns, never one object a clip.
 """
 
+import mmap
 import os
 import uuid
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.dataset
 import pyarrow.parquet
 
@@ -23,7 +25,8 @@ from ..errors import SonokitError
 
 SHARD_BYTES = 64 << 20  # what a kill can cost: some 80 clips of 16 frames at 224 pixels
 _OPEN_MAPS = 64  # shards that one process keeps open
-_SCHEMA = pa.schema(
+_OPEN_INDEXES = 256  # of all shards' indexes at once; a hundred thousand clips have a thousand
+INDEX_SCHEMA = pa.schema(
     {
         "content_hash": pa.string(),
         "shard": pa.string(),
@@ -35,6 +38,7 @@ _SCHEMA = pa.schema(
         "declared_count": pa.int64(),
     }
 )
+_SHARD = INDEX_SCHEMA.get_field_index("shard")
 _DESCRIBING = ["content_hash", "container", "frame_rate", "frame_count", "declared_count"]
 
 
@@ -79,7 +83,7 @@ class ShardWriter:
         self._file.close()
         os.replace(self._temporary, self._folder / f"{self._name}.bin")
         with atomic_path(self._folder / f"{self._name}.parquet") as temporary:
-            pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema=_SCHEMA), temporary)
+            pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA), temporary)
         self._begin()
 
     def _begin(self) -> None:
@@ -121,39 +125,46 @@ class StoredClips:
 
     def find(self, content_hashes: pd.Series) -> np.ndarray:
         """The position of each content, int64; -1 where it is not stored."""
-        return self._positions.get_indexer(pd.Index(content_hashes))
+        found = pa.compute.index_in(pa.array(content_hashes), value_set=pa.array(self.table["content_hash"]))
+        return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
     def take(self, positions: np.ndarray) -> "StoredClips":
         """The clips at ``positions``, in that order; a clip may be taken more than once."""
         columns = {name: getattr(self, name)[positions] for name in ("shard", "offset", "first", "count")}
-        return replace(self, **columns, table=self.table.iloc[positions].reset_index(drop=True))
+        first, count, indices = columns["first"], columns["count"], self.indices
+        if 2 * count.sum() < len(indices):  # else they are left where they are, which takes no memory
+            columns["first"] = np.cumsum(count) - count
+            indices = indices[np.repeat(first - columns["first"], count) + np.arange(count.sum())]
+        return replace(self, **columns, indices=indices, table=self.table.iloc[positions].reset_index(drop=True))
 
     def frames(self, i: int) -> np.ndarray:
         """The frames of clip ``i``: a read-only view of the memory map, uint8 [T, S, S]."""
         start, count = int(self.offset[i]), int(self.count[i])
-        data = self._map(int(self.shard[i]))[start : start + count * self.size**2]
-        return data.reshape(count, self.size, self.size)
+        opened = self._map(int(self.shard[i]))
+        end = start + count * self.size**2
+        _announce(opened, start, end)
+        return np.frombuffer(opened, np.uint8)[start:end].reshape(count, self.size, self.size)
 
     def frame_numbers(self, i: int) -> np.ndarray:
         """Which frames of the clip those are, int32 [T]."""
         return self.indices[self.first[i] : self.first[i] + self.count[i]]
 
     @cached_property
-    def _positions(self) -> pd.Index:
-        return pd.Index(self.table["content_hash"])
-
-    @cached_property
     def _map(self) -> Any:  # a least-recently-used map of shards, one for each process
         folder, names = self.folder, self.names
 
         @lru_cache(_OPEN_MAPS)
-        def open_map(shard: int) -> np.ndarray:
-            return np.memmap(folder / f"{names[shard]}.bin", dtype=np.uint8, mode="r").view(np.ndarray)
+        def open_map(shard: int) -> mmap.mmap:
+            with (folder / f"{names[shard]}.bin").open("rb") as file:
+                opened = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):  # not on Windows
+                opened.madvise(mmap.MADV_RANDOM)  # else each page read brings its neighbours, on some disks 8 MB of them
+            return opened
 
         return open_map
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_map", "_positions")}
+        return {name: value for name, value in self.__dict__.items() if name != "_map"}
 
 
 def open_shards(folder: Path, size: int) -> StoredClips:
@@ -162,30 +173,14 @@ def open_shards(folder: Path, size: int) -> StoredClips:
     Raises:
         SonokitError: An index that cannot be read.
     """
-    files = sorted(str(file) for file in folder.glob("shard-*.parquet"))
-    try:
-        index = pa.dataset.dataset(files, schema=_SCHEMA, format="parquet").to_table() if files else _SCHEMA.empty_table()
-    except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
-        raise SonokitError(f"The frame cache {folder} is damaged ({error}). Remove that folder; it is made anew.") from None
-    table = index.select(_DESCRIBING).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    table["frame_count"] = table["frame_count"].astype(np.int64)
-    shard, names = pd.factorize(index["shard"].to_pandas(), sort=True)
-    lists = index["indices"].combine_chunks()
-    count = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    clips = StoredClips(
-        folder=folder,
-        size=size,
-        names=np.asarray(names, dtype=object),
-        shard=np.asarray(shard, dtype=np.int64),
-        offset=index["offset"].to_numpy(),
-        first=np.concatenate([[0], np.cumsum(count)])[:-1].astype(np.int64),
-        count=count,
-        indices=lists.flatten().to_numpy(),
-        table=table,
-    )
-    whole = clips.offset + clips.count * size**2 <= _sizes(folder, clips.names)[clips.shard]
-    once = whole & ~table["content_hash"].where(whole).duplicated().to_numpy()
-    return clips if once.all() else clips.take(np.flatnonzero(once))
+    return _each_once(_as_columns(folder, size, _read_index(folder)))
+
+
+def _announce(opened: mmap.mmap, start: int, end: int) -> None:
+    """Have these bytes read in one go, not page by page as they are looked at."""
+    if hasattr(mmap, "MADV_WILLNEED"):  # not on Windows
+        start -= start % mmap.PAGESIZE
+        opened.madvise(mmap.MADV_WILLNEED, start, end - start)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -195,6 +190,49 @@ def remove_unfinished(folder: Path) -> None:
     for file in folder.glob("shard-*.bin"):
         if not file.with_suffix(".parquet").exists():
             file.unlink()
+
+
+def _read_index(folder: Path) -> pa.Table:
+    """All shards' indexes, some files at a time: what is known of a file stays in memory while it is open."""
+    files = sorted(str(file) for file in folder.glob("shard-*.parquet"))
+    none = INDEX_SCHEMA.empty_table()
+    tables = [none.set_column(_SHARD, "shard", none["shard"].dictionary_encode())]  # a name for each clip takes 50 MB
+    try:
+        for start in range(0, len(files), _OPEN_INDEXES):
+            some = pa.dataset.dataset(files[start : start + _OPEN_INDEXES], schema=INDEX_SCHEMA, format="parquet").to_table()
+            tables.append(some.set_column(_SHARD, "shard", some["shard"].dictionary_encode()).combine_chunks())
+    except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
+        raise SonokitError(f"The frame cache {folder} is damaged ({error}). Remove that folder; it is made anew.") from None
+    return pa.concat_tables(tables)
+
+
+def _as_columns(folder: Path, size: int, index: pa.Table) -> StoredClips:
+    table = index.select(_DESCRIBING).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    table["frame_count"] = table["frame_count"].astype(np.int64)
+    shard = index["shard"].combine_chunks()
+    lists = index["indices"].combine_chunks()
+    count = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+    return StoredClips(
+        folder=folder,
+        size=size,
+        names=shard.dictionary.to_numpy(zero_copy_only=False),
+        shard=shard.indices.to_numpy().astype(np.int64),
+        offset=index["offset"].to_numpy(),
+        first=np.concatenate([[0], np.cumsum(count)])[:-1].astype(np.int64),
+        count=count,
+        indices=lists.flatten().to_numpy(),
+        table=table,
+    )
+
+
+def _each_once(clips: StoredClips) -> StoredClips:
+    """The clips whose bytes are all there, each content once."""
+    whole = clips.offset + clips.count * clips.size**2 <= _sizes(clips.folder, clips.names)[clips.shard]
+    hashes = clips.table["content_hash"]
+    content = pa.array(hashes if whole.all() else hashes.where(whole))
+    first = pa.compute.index_in(content, value_set=content).to_numpy(zero_copy_only=False)  # where each content stands first
+    once = whole & (first == np.arange(len(first)))
+    return clips if once.all() else clips.take(np.flatnonzero(once))
 
 
 def _sizes(folder: Path, names: np.ndarray) -> np.ndarray:

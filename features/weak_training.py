@@ -24,6 +24,7 @@ from ..backbones.folder import backbone_fingerprint, read_provenance, save_backb
 from ..clips.cache import CachedClips
 from ..clips.splits import Splits, write_splits
 from ..errors import SonokitError
+from ..evaluation.biomarker_scores import OutOfFold, score_biomarkers
 from ..run_folder import require_same_config, write_config
 from .biomarkers import BiomarkerExtractor, Pooling, SegmentPlan
 from .extractor_folder import ExtractorNote, load_extractor, save_extractor
@@ -39,7 +40,6 @@ from .head_fitting import (
 )
 from .models import trained_on
 from .weak_labels import binary_labels, require_labelled, require_patients_apart, require_same_clips
-from .weak_scores import OutOfFold, score_biomarkers
 
 _EPOCHS = {"none": 30, "all": 20}
 

@@ -22,11 +22,21 @@ _PAIRS, _BATCHES = 1, 2  # independent streams of one seed; the training step ha
 
 
 class Clip(Protocol):
-    """What is needed of a clip: ``frames`` uint8 [T, S, S]."""
+    """What is needed of a clip: ``frames`` uint8 [T, S, S], ``times_s`` float [T] and ``frame_rate`` in Hz."""
 
     @property
     def frames(self) -> np.ndarray:
         """All frames of the clip."""
+        ...
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """When each of them was, nan where unknown."""
+        ...
+
+    @property
+    def frame_rate(self) -> float:
+        """Of the clip, nan where unknown."""
         ...
 
 
@@ -40,30 +50,40 @@ class Clips(Protocol):
 class PairDataset(Dataset[Batch]):
     """Whole batches of pairs, asked for by their keys.
 
-    An item is a dict: ``frames`` uint8 [B, K, S, S] (K as the policy draws them), ``lam`` float32 [B, 2], ``labels`` int64 [B]
-    (-1: unknown) and ``clips`` int64 [B].
+    An item is a dict: ``frames`` uint8 [B, K, S, S] (K as the policy draws them), ``lam`` float32 [B, 2], ``weights`` float32
+    [B], ``labels`` int64 [B] (-1: unknown), ``patients`` int64 [B] and ``clips`` int64 [B].
+
+    Args:
+        clips: To draw from.
+        policy: What to draw.
+        labels: One code a clip, int64 [N].
+        patients: One number a clip, int64 [N].
+        seed: Of the draws.
     """
 
-    def __init__(self, clips: Clips, policy: PairPolicy, labels: np.ndarray, seed: int) -> None:
-        self.clips, self.policy, self.labels, self.seed = clips, policy, labels, seed
+    def __init__(self, clips: Clips, policy: PairPolicy, labels: np.ndarray, patients: np.ndarray, seed: int) -> None:
+        self.clips, self.policy, self.labels, self.patients, self.seed = clips, policy, labels, patients, seed
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch:
-        frames, lam = zip(*(self._pair(epoch, clip) for epoch, clip in keys), strict=True)
+        frames, lam, weights = zip(*(self._pair(epoch, clip) for epoch, clip in keys), strict=True)
         rows = np.array([clip for _, clip in keys], dtype=np.int64)
         return {
             "frames": torch.from_numpy(np.stack(frames)),  # [B, K, S, S]
             "lam": torch.from_numpy(np.stack(lam)),  # [B, 2]
+            "weights": torch.tensor(weights, dtype=torch.float32),
             "labels": torch.from_numpy(self.labels[rows]),
+            "patients": torch.from_numpy(self.patients[rows]),
             "clips": torch.from_numpy(rows),
         }
 
-    def _pair(self, epoch: int, clip: int) -> tuple[np.ndarray, np.ndarray]:
-        frames = self.clips[clip].frames
-        draw = self.policy.draw(len(frames), np.random.default_rng([self.seed, _PAIRS, epoch, clip]))
-        return np.asarray(frames[draw.frames]), draw.lam
+    def _pair(self, epoch: int, clip: int) -> tuple[np.ndarray, np.ndarray, float]:
+        chosen = self.clips[clip]
+        rng = np.random.default_rng([self.seed, _PAIRS, epoch, clip])
+        draw = self.policy.draw(chosen.times_s, chosen.frame_rate, rng)
+        return np.asarray(chosen.frames[draw.frames]), draw.lam, draw.weight
 
 
 class PatientBatches(Sampler[list[Key]]):
@@ -80,19 +100,25 @@ class PatientBatches(Sampler[list[Key]]):
         batch_size: At least 2.
         seed: Of the order.
         epoch: To begin with; Lightning calls ``set_epoch``.
+        ranks: Processes of a distributed run. A batch of ``ranks`` · ``batch_size`` clips is dealt to them in equal parts, so
+            that no patient is on two of them; what does not divide waits for another epoch.
 
     Raises:
-        SonokitError: Fewer than two patients, or a batch size below 2.
+        SonokitError: Fewer than two patients, a batch size below 2, or too few patients for so many processes.
     """
 
-    def __init__(self, patients: Sequence[str] | np.ndarray, batch_size: int, seed: int, epoch: int = 0) -> None:
-        names, self._patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    def __init__(
+        self, patients: Sequence[str] | np.ndarray, batch_size: int, seed: int, epoch: int = 0, *, ranks: int = 1
+    ) -> None:
+        names, self._patient = np.unique(np.asarray(patients), return_inverse=True)
         if len(names) < 2:
             raise SonokitError(f"contrast needs clips of at least 2 patients, there are {len(names)}; add clips of others")
         if batch_size < 2:
             raise SonokitError(f"batch_size must be at least 2, it is {batch_size}: a clip needs others to differ from")
-        self.seed, self.epoch = seed, epoch
-        self.batches = _number_of_batches(np.bincount(self._patient), batch_size)
+        if len(names) < 2 * ranks:
+            raise SonokitError(f"{ranks} processes need clips of at least {2 * ranks} patients, there are {len(names)}")
+        self.seed, self.epoch, self.rank, self.ranks = seed, epoch, 0, ranks
+        self.batches = _number_of_batches(np.bincount(self._patient), batch_size * ranks)
 
     def __len__(self) -> int:
         return self.batches
@@ -106,8 +132,10 @@ class PatientBatches(Sampler[list[Key]]):
         rng = np.random.default_rng([self.seed, _BATCHES, epoch])
         order = self._order(rng)
         for batch in rng.permutation(self.batches):
-            chosen = order[batch :: self.batches]  # round robin
-            yield [(epoch, int(clip)) for clip in rng.permutation(chosen)]
+            chosen = rng.permutation(order[batch :: self.batches])  # round robin
+            share = len(chosen) // self.ranks
+            own = chosen[self.rank * share : (self.rank + 1) * share]
+            yield [(epoch, int(clip)) for clip in own]
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
         """Clips in random order, patients together, no more of one patient than there are batches."""

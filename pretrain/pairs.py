@@ -8,32 +8,47 @@ a loss does with the views is the objective's affair. ``SamplePairs`` is USCL's 
 
 λ shared by the views as in the reference code, or one for each as in the paper. A clip of two frames is not mixed, and one of a
 single frame gives two augmentations of it: both are λ = 1. ``TwoViews`` is SimCLR's: two augmentations of one frame.
+``NearbyFrames`` is IVPP's (VanBerlo et al., 2024, 2403.07715): two frames at most δ seconds apart, the nearer the heavier.
 """
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import SonokitError
 
-PairName = Literal["sample_pairs", "two_views"]
+PairName = Literal["sample_pairs", "two_views", "nearby_frames"]
 
 
 @dataclass(frozen=True)
 class PairDraw:
-    """What is drawn for one clip: ``frames`` int64 [K], positions in the clip; ``lam`` float32 [2], one a view."""
+    """What is drawn for one clip.
+
+    Attributes:
+        frames: Positions in the clip, int64 [K].
+        lam: Mixing coefficients, one a view, float32 [2].
+        weight: How much the pair counts in the loss, above 0.
+    """
 
     frames: np.ndarray
     lam: np.ndarray
+    weight: float = 1.0
 
 
 class PairPolicy(Protocol):
     """How positive pairs come about."""
 
-    def draw(self, frame_count: int, rng: np.random.Generator) -> PairDraw:
-        """Choose K frames (the same K for every clip) of a clip that has ``frame_count``."""
+    def draw(self, times_s: np.ndarray, frame_rate: float, rng: np.random.Generator) -> PairDraw:
+        """Choose K frames (the same K for every clip) of a clip.
+
+        Args:
+            times_s: When each of its frames was, seconds, [T]; nan where the file does not tell.
+            frame_rate: Of the clip, Hz; nan where the file does not tell.
+            rng: The only source of chance.
+        """
         ...
 
     def views(self, frames: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +68,9 @@ class SamplePairs:
     alpha: float = 0.5
     independent: bool = False
 
-    def draw(self, frame_count: int, rng: np.random.Generator) -> PairDraw:
+    def draw(self, times_s: np.ndarray, frame_rate: float, rng: np.random.Generator) -> PairDraw:
         """Frames (first, anchor, second), distinct where there are three."""
+        frame_count = len(times_s)
         chosen = draw_frames(frame_count, 3, rng)
         lam = rng.beta(self.alpha, self.alpha, size=2)
         if not self.independent:
@@ -75,9 +91,9 @@ class SamplePairs:
 class TwoViews:
     """SimCLR's pairs: one frame, augmented twice."""
 
-    def draw(self, frame_count: int, rng: np.random.Generator) -> PairDraw:
+    def draw(self, times_s: np.ndarray, frame_rate: float, rng: np.random.Generator) -> PairDraw:
         """One frame, twice."""
-        return PairDraw(np.repeat(draw_frames(frame_count, 1, rng), 2), np.ones(2, dtype=np.float32))
+        return PairDraw(np.repeat(draw_frames(len(times_s), 1, rng), 2), np.ones(2, dtype=np.float32))
 
     def views(self, frames: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
         """The two frames of [B, 2, 1, H, W]."""
@@ -85,11 +101,41 @@ class TwoViews:
         return first, second
 
 
-def pair_policy_named(name: str, *, alpha: float = 0.5, independent: bool = False) -> PairPolicy:
-    """The policy "sample_pairs" or "two_views".
+@dataclass(frozen=True)
+class NearbyFrames:
+    """IVPP's pairs: two frames of a clip at most ``seconds`` apart, a pair weighing the more the nearer they are.
+
+    With D = ⌊δ·frame rate⌋ frames, the weight of a pair is (D − |distance in frames| + 1) / (D + 1): 1 for one frame twice,
+    1 / (D + 1) at the far end. Where the file does not tell its frame rate, and in stills, the pair is one frame twice.
+
+    Attributes:
+        seconds: δ; 1.5 in the paper's SimCLR runs.
+    """
+
+    seconds: float = 1.5
+
+    def draw(self, times_s: np.ndarray, frame_rate: float, rng: np.random.Generator) -> PairDraw:
+        """A frame, and any frame (itself among them) within reach of it."""
+        (first,) = draw_frames(len(times_s), 1, rng)
+        lam = np.ones(2, dtype=np.float32)
+        if not np.isfinite(frame_rate):
+            return PairDraw(np.array([first, first]), lam)
+        reach = int(self.seconds * frame_rate)  # D
+        distance = np.rint(np.abs(times_s - times_s[first]) * frame_rate)  # frames [T]
+        second = rng.choice(np.flatnonzero(distance <= reach))
+        return PairDraw(np.array([first, second]), lam, float((reach - distance[second] + 1) / (reach + 1)))
+
+    def views(self, frames: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """The two frames of [B, 2, 1, H, W]."""
+        first, second = frames.unbind(dim=1)
+        return first, second
+
+
+def pair_policy_named(name: str, *, alpha: float = 0.5, independent: bool = False, seconds: float = 1.5) -> PairPolicy:
+    """The policy "sample_pairs", "two_views" or "nearby_frames".
 
     Raises:
-        SonokitError: Unknown name, or ``alpha`` not above 0.
+        SonokitError: Unknown name, ``alpha`` not above 0, or ``seconds`` below 0.
     """
     if name == "sample_pairs":
         if not alpha > 0:
@@ -97,6 +143,10 @@ def pair_policy_named(name: str, *, alpha: float = 0.5, independent: bool = Fals
         return SamplePairs(alpha, independent)
     if name == "two_views":
         return TwoViews()
+    if name == "nearby_frames":
+        if seconds < 0:
+            raise SonokitError(f"two frames cannot be {seconds} seconds apart; pair_seconds must be 0 or more")
+        return NearbyFrames(seconds)
     raise SonokitError(f"unknown pairs {name!r}; choose one of {', '.join(get_args(PairName))}")
 
 
@@ -118,4 +168,4 @@ def sample_pair_generation(
     """
     lam1, lam2 = lam if isinstance(lam, tuple) else (lam, lam)
     lam1, lam2 = lam1.view(-1, 1, 1, 1), lam2.view(-1, 1, 1, 1)
-    return lam1 * first + (1 - lam1) * anchor, lam2 * second + (1 - lam2) * anchor
+    return torch.lerp(anchor, first, lam1), torch.lerp(anchor, second, lam2)

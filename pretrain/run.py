@@ -1,18 +1,17 @@
 """Pretraining: cached clips in, a backbone folder out.
 
 The run folder holds ``config.yaml``, ``environment.json``, ``data.json`` (what tells these clips, patients and labels from
-others), ``metrics.jsonl`` (a line an epoch), ``events/`` (TensorBoard), ``last.ckpt`` (to go on from; safe to delete once
-finished), and at the end the backbone (``backbones/folder.py``), whose ``config.json`` is the sign that the run is finished.
+others), ``metrics.jsonl`` and ``metrics.csv`` (a line an epoch), ``events/`` (TensorBoard), ``last.ckpt`` (to go on from; safe
+to delete once finished), and at the end the backbone (``backbones/folder.py``), whose ``config.json`` is the sign that the run
+is finished.
 """
 
-import hashlib
 import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,68 +20,28 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from ..atomic import write_json
 from ..backbones.build import Backbone
-from ..backbones.folder import open_backbone, read_provenance, save_backbone
-from ..clips.augment import augment_named
+from ..backbones.folder import open_backbone, save_backbone
+from ..clips.augment import Operations, augment_named
 from ..clips.cached_clips import CachedClips
 from ..errors import SonokitError
 from ..run_folder import require_same_config, write_config
 from .data import PairDataset, PatientBatches
-from .loop import CHECKPOINT, CheckpointFile, MetricsFile, PretrainLoop, ProgressBar
-from .objectives.uscl import UNLABELLED, USCL
-from .pairs import pair_policy_named
+from .loop import Optimisation, PretrainLoop
+from .monitor import CollapseGuard
+from .objectives.build import build_objective
+from .objectives.objective import UNLABELLED
+from .online_probe import OnlineProbe
+from .pairs import NearbyFrames, pair_policy_named
+from .provenance import data_fingerprint, patient_codes, provenance
+from .record import CHECKPOINT, CheckpointFile, MetricsFile, ProgressBar
+from .settings import Precision, PretrainSettings
 
 _DATA = "data.json"
 _REMEDY = "Choose another --out, or remove that folder."
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """What decides a pretraining run.
-
-    Attributes:
-        backbone: A timm name or a backbone folder.
-        weights: For a timm name: "none", "timm" or a local .safetensors file.
-        size: Side of the training images in pixels.
-        batch_size: Clips a step, each of another patient.
-        epochs: Passes over the clips.
-        learning_rate: Of AdamW, after the warm-up.
-        weight_decay: Of AdamW; biases and scales have none.
-        warmup_epochs: Linear warm-up, at most half of the run; then a cosine.
-        pairs: "sample_pairs" (USCL) or "two_views" (SimCLR).
-        alpha: Of the Beta distribution of sample pairs' coefficients.
-        independent_lam: A coefficient for each view (the paper) instead of a shared one (the reference code).
-        temperature: Of NT-Xent.
-        label: A label column to learn from as well, where it is known; None uses no labels.
-        label_weight: λ of its cross-entropy.
-        classify: What the classifier sees: "projection" (the reference) or "features".
-        augment: "ultrasound", "reference" or "none".
-        augment_strength: Of "ultrasound".
-        temporal_shift: Fraction of channels moved each way in clips (not used by frame pairs; kept in the backbone).
-        seed: Of everything random.
-    """
-
-    backbone: str = "resnet18"
-    weights: str = "none"
-    size: int = 112
-    batch_size: int = 32
-    epochs: int = 100
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-4
-    warmup_epochs: int = 5
-    pairs: Literal["sample_pairs", "two_views"] = "sample_pairs"
-    alpha: float = 0.5
-    independent_lam: bool = False
-    temperature: float = 0.5
-    label: str | None = None
-    label_weight: float = 0.2
-    classify: Literal["projection", "features"] = "projection"
-    augment: Literal["ultrasound", "reference", "none"] = "ultrasound"
-    augment_strength: float = 1.0
-    temporal_shift: float = 0.0
-    seed: int = 0
 
 
 def pretrain(
@@ -96,9 +55,12 @@ def pretrain(
 ) -> Path:
     """Train a backbone on ``clips``; go on where an earlier run in ``out`` stopped, to the same weights bit for bit.
 
+    With several ``devices`` or ``nodes`` Lightning starts this program once for each (or finds that torchrun or SLURM has done
+    so); the negatives of all ranks are gathered, and only rank 0 writes.
+
     Args:
         clips: Of at least two patients (without patients, each clip counts as one).
-        out: The run folder.
+        out: The run folder; on several machines, on a disk that they share.
         settings: What to do.
         config: The command's resolved options, kept as ``out/config.yaml``.
         progress: Show a bar on standard error.
@@ -110,32 +72,55 @@ def pretrain(
 
     Raises:
         SonokitError: Settings that cannot be met; ``out`` was begun with others or with other clips, or holds a backbone of
-            another maker; or the loss is no longer a number.
+            another maker; the loss is no longer a number; or the embeddings have collapsed.
     """
     out = Path(out)
     require_same_config(out, config)
     finished, ours = (out / "config.json").exists(), (out / "config.yaml").exists()
     if finished and not ours:
         raise SonokitError(f"{out} holds a backbone that did not come from this command. Choose another --out.")
-    data = _data_fingerprint(clips, settings)
+    data = data_fingerprint(clips, settings.label)
     _require_same_data(out, data)
     if finished:
         return out
     loop = _build_loop(clips, settings, _default_workers() if workers is None else workers)
-    write_config(out, config)
-    write_json(out / _DATA, {"fingerprint": data, "clips": len(clips)})
+    record = [MetricsFile(out, CollapseGuard(settings.objective)), CheckpointFile(out), ProgressBar(progress)]
+    callbacks = [*_online_probe(clips, settings), *record]
+    if is_first_process():
+        write_config(out, config)
+        write_json(out / _DATA, {"fingerprint": data, "clips": len(clips)})
+    _fit(loop, out, settings, callbacks)
+    if is_first_process():
+        backbone = loop.objective.result.cpu().eval().to(memory_format=torch.contiguous_format)
+        save_backbone(backbone, out, provenance=provenance(clips, settings))
+    return out
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and writes for the run; false in the others of a distributed one."""
+    return rank_zero_only.rank == 0
+
+
+def _fit(loop: PretrainLoop, out: Path, settings: PretrainSettings, callbacks: list[pl.Callback]) -> None:
     checkpoint = out / CHECKPOINT
+    several = settings.devices * settings.nodes > 1
     with torch.random.fork_rng(), _quiet_lightning():
         trainer = pl.Trainer(
             max_epochs=settings.epochs,
             accelerator="auto",
-            devices=1,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy="ddp" if several else "auto",
+            sync_batchnorm=several and torch.cuda.is_available(),  # torch has it for GPUs only
+            precision=_lightning_precision(settings.precision),
+            gradient_clip_val=settings.clip_norm or None,
+            accumulate_grad_batches=settings.accumulate,
             logger=TensorBoardLogger(out, name="", version="events", purge_step=_steps_done(checkpoint)),
-            callbacks=[MetricsFile(out), CheckpointFile(out), ProgressBar(progress)],
+            callbacks=callbacks,
             enable_checkpointing=False,  # ours is atomic
             enable_progress_bar=False,
             enable_model_summary=False,
-            use_distributed_sampler=False,
+            use_distributed_sampler=False,  # ours knows ranks
             deterministic="warn" if torch.cuda.is_available() else None,
             default_root_dir=out,
         )
@@ -143,12 +128,8 @@ def pretrain(
             trainer.fit(loop, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
-    if trainer.global_step < loop.optimisation["total_steps"]:
+    if trainer.global_step < loop.optimisation.total_steps:
         raise KeyboardInterrupt
-    assert isinstance(loop.objective.backbone, Backbone)
-    backbone = loop.objective.backbone.cpu().eval().to(memory_format=torch.contiguous_format)
-    save_backbone(backbone, out, provenance=_provenance(clips, settings))
-    return out
 
 
 def encode_labels(column: pd.Series) -> tuple[np.ndarray, list[str]]:
@@ -165,49 +146,76 @@ def encode_labels(column: pd.Series) -> tuple[np.ndarray, list[str]]:
 
 
 def _build_loop(clips: CachedClips, settings: PretrainSettings, workers: int) -> PretrainLoop:
-    _require_sane(settings)
-    batches = PatientBatches(clips.manifest.groups(), settings.batch_size, settings.seed)
+    settings.check()
+    ranks = settings.devices * settings.nodes
+    patients = patient_codes(clips)
+    dealt = patients if settings.same_patient == "apart" else np.arange(len(clips))
+    batches = PatientBatches(dealt, settings.batch_size, settings.seed, ranks=ranks)
     labels, classes = np.full(len(clips), UNLABELLED, dtype=np.int64), list[str]()
     if settings.label is not None:
         labels, classes = encode_labels(clips.manifest.labels(settings.label))
-    policy = pair_policy_named(settings.pairs, alpha=settings.alpha, independent=settings.independent_lam)
+    policy = pair_policy_named(
+        settings.pair_policy, alpha=settings.alpha, independent=settings.independent_lam, seconds=settings.pair_seconds
+    )
+    if isinstance(policy, NearbyFrames) and not clips.table["frame_rate"].notna().any():
+        raise SonokitError("pairs nearby_frames need clips with a frame rate, and these are all stills; use two_views")
     backbone = open_backbone(
         settings.backbone, weights=settings.weights, seed=settings.seed, temporal_shift=settings.temporal_shift
     )
     _require_size(backbone, settings.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        objective = USCL(
-            backbone,
-            len(classes),
-            temperature=settings.temperature,
-            label_weight=settings.label_weight,
-            classify=settings.classify,
-        )
+        objective = build_objective(settings.method, backbone, len(classes))
+    if settings.compile:
+        objective.backbone.compile()
+    mixed = _lightning_precision(settings.precision) != "32-true"
+    steps = -(-len(batches) // settings.accumulate)  # of the optimiser, each epoch
     return PretrainLoop(
         objective.train().to(memory_format=torch.channels_last),  # a ResNet-18 step takes a quarter less on a CPU
-        augment_named(settings.augment, settings.size, settings.augment_strength),
+        augment_named(
+            settings.augment,
+            settings.size,
+            settings.augment_strength,
+            operations=Operations(shadows=settings.shadows),
+            mask_sector=settings.mask_sector,
+        ),
         policy,
-        PairDataset(clips, policy, labels, settings.seed),
+        PairDataset(clips, policy, labels, patients, settings.seed),
         batches,
-        optimisation={
-            "learning_rate": settings.learning_rate,
-            "weight_decay": settings.weight_decay,
-            "warmup_steps": min(settings.warmup_epochs, settings.epochs // 2) * len(batches),
-            "total_steps": settings.epochs * len(batches),
-        },
+        optimisation=Optimisation(
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            warmup_steps=min(settings.warmup_epochs, settings.epochs // 2) * steps,
+            total_steps=settings.epochs * steps,
+            fused=not (mixed and settings.clip_norm),
+        ),
         seed=settings.seed,
         workers=workers,
     )
 
 
-def _data_fingerprint(clips: CachedClips, settings: PretrainSettings) -> str:
-    """16 hex digits that change with the clips, their order, their patients, or the labels that are learnt from."""
-    labels = (
-        clips.manifest.labels(settings.label).astype("string").fillna("") if settings.label is not None else [""] * len(clips)
-    )
-    rows = zip(clips.table["clip_id"], clips.table["content_hash"], clips.manifest.groups().tolist(), labels, strict=True)
-    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:16]
+def _online_probe(clips: CachedClips, settings: PretrainSettings) -> list[pl.Callback]:
+    if settings.probe_label is None:
+        return []
+    labels = clips.manifest.labels(settings.probe_label)
+    encode_labels(labels)  # refuses a column that tells nothing
+    return [OnlineProbe(clips, labels, clips.manifest.groups(), every=settings.probe_every, size=settings.size)]
+
+
+def _lightning_precision(precision: Precision) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """What is asked for in Lightning's words.
+
+    Raises:
+        SonokitError: fp16 without a GPU.
+    """
+    gpu = torch.cuda.is_available()
+    if precision == "fp16" and not gpu:
+        raise SonokitError("precision fp16 needs a GPU; on this machine use bf16 or 32")
+    if precision == "fp16":
+        return "16-mixed"
+    if precision == "bf16" or (precision == "auto" and gpu and torch.cuda.is_bf16_supported()):
+        return "bf16-mixed"
+    return "32-true"
 
 
 def _require_same_data(out: Path, fingerprint: str) -> None:
@@ -215,24 +223,6 @@ def _require_same_data(out: Path, fingerprint: str) -> None:
     file = out / _DATA
     if file.exists() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
         raise SonokitError(f"{out} was begun with other clips, patients or labels than the manifest gives now. {_REMEDY}")
-
-
-def _require_sane(settings: PretrainSettings) -> None:
-    at_least = {
-        "epochs": 1,
-        "size": 8,
-        "seed": 0,
-        "warmup_epochs": 0,
-        "label_weight": 0,
-        "augment_strength": 0,
-        "weight_decay": 0,
-    }
-    faults = [
-        f"{k} must be at least {v}, it is {getattr(settings, k)}" for k, v in at_least.items() if getattr(settings, k) < v
-    ]
-    faults += [f"{k} must be above 0" for k in ("learning_rate", "temperature") if not getattr(settings, k) > 0]
-    if faults:
-        raise SonokitError("; ".join(faults))
 
 
 def _require_size(backbone: Backbone, size: int) -> None:
@@ -244,32 +234,6 @@ def _require_size(backbone: Backbone, size: int) -> None:
         raise SonokitError(f"{backbone.name} does not take images of {size} pixels: {str(fault).splitlines()[0]}") from fault
     finally:
         backbone.train(was_training)
-
-
-def _provenance(clips: CachedClips, settings: PretrainSettings) -> dict[str, Any]:
-    """What the weights have seen, including what the backbone that they began from had seen."""
-    folder = Path(settings.backbone)
-    before = read_provenance(folder) if (folder / "config.json").exists() else {}
-    uses_labels = settings.label is not None and settings.label_weight > 0
-    table, manifest = clips.table, clips.manifest
-    own = dict(zip(table["clip_id"], table["content_hash"], strict=True))
-    # another study's clip of the same name stays on the list: whether a clip was seen is told by its content
-    earlier = {
-        name if own.get(name, content) == content else f"{name} ({content[:16]})": content
-        for name, content in before.get("training_clips", {}).items()
-    }
-    patients = set(manifest.groups()) if manifest.patient_column is not None else set()
-    return {
-        "fitted_on_labels": uses_labels or bool(before.get("fitted_on_labels", False)),
-        "labels": sorted({*before.get("labels", []), *([settings.label] if uses_labels else [])}),
-        "training_clips": {**earlier, **own},
-        "training_patients": sorted({*before.get("training_patients", []), *map(str, patients)}),
-        "method": "USCL" if settings.pairs == "sample_pairs" else "SimCLR",
-        "began_from": f"{folder.name}, weights {Path(settings.weights).name}",  # names only: cards are published
-        "epochs": settings.epochs,
-        "image_size": settings.size,
-        "seed": settings.seed,
-    }
 
 
 def _steps_done(checkpoint: Path) -> int | None:

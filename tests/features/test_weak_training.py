@@ -9,9 +9,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sonokit.backbones.folder import backbone_fingerprint, load_backbone, save_backbone
 from sonokit.errors import SonokitError
+from sonokit.evaluation.biomarker_scores import OutOfFold, score_biomarkers
 from sonokit.features import weak_training
 from sonokit.features.extractor_folder import load_extractor, read_extractor
-from sonokit.features.weak_scores import OutOfFold, score_biomarkers
 from sonokit.features.weak_training import BiomarkerSettings, train_biomarkers
 
 SETTINGS = BiomarkerSettings(("bright", "split"), embedding=8, epochs=30, learning_rate=1e-2)

@@ -89,11 +89,12 @@ class Memory:
 
     def __getitem__(self, i):
         frames = np.arange(self.lengths[i], dtype=np.uint8).reshape(-1, 1, 1) + np.uint8(20 * i)
-        return SimpleNamespace(frames=np.broadcast_to(frames, (self.lengths[i], 4, 4)))
+        n = self.lengths[i]
+        return SimpleNamespace(frames=np.broadcast_to(frames, (n, 4, 4)), times_s=np.arange(n) / 10, frame_rate=10.0)
 
 
 def dataset(seed: int = 0) -> PairDataset:
-    return PairDataset(Memory([5, 2, 1, 9]), SamplePairs(), np.array([1, -1, 0, 1]), seed)
+    return PairDataset(Memory([5, 2, 1, 9]), SamplePairs(), np.array([1, -1, 0, 1]), np.array([0, 1, 1, 2]), seed)
 
 
 def test_pair_dataset__batch():
@@ -128,3 +129,32 @@ def test_pair_loader__workers_change_nothing(workers):
         loaded = [(b["clips"].tolist(), b["lam"].tolist()) for b in loader]
         expected = epoch_of(PatientBatches(["a", "b", "b", "c"], 2, 0), epoch)
         assert loaded == [(clips, dataset()[[(epoch, clip) for clip in clips]]["lam"].tolist()) for clips in expected]
+
+
+@pytest.mark.parametrize(("ranks", "batch_size"), [(2, 4), (3, 2), (4, 2)])
+def test_patient_batches__ranks_share_one_batch_without_a_patient_in_common(ranks, batch_size):
+    patients = np.repeat(np.arange(11), [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2])
+    parts = []
+    for rank in range(ranks):
+        batches = PatientBatches(patients, batch_size, 0, ranks=ranks)
+        batches.rank = rank
+        parts.append([epoch_of(batches, e) for e in range(3)])
+    for epoch in range(3):
+        for together in zip(*(part[epoch] for part in parts), strict=True):
+            clips = [clip for own in together for clip in own]
+            assert len({len(own) for own in together}) == 1  # gathering needs equal parts
+            assert len(together[0]) >= 1
+            assert len({patients[c] for c in clips}) == len(clips)
+    seen = {c for part in parts for epoch in part for batch in epoch for c in batch}
+    assert len(seen) >= 0.9 * len(patients)  # what does not divide in one epoch comes in another
+
+
+def test_patient_batches__one_rank_is_the_default():
+    patients = list("aabbccdd")
+    plain, ranked = PatientBatches(patients, 3, 5), PatientBatches(patients, 3, 5, ranks=1)
+    assert [epoch_of(plain, e) for e in range(4)] == [epoch_of(ranked, e) for e in range(4)]
+
+
+def test_patient_batches__too_few_patients_for_the_ranks():
+    with pytest.raises(SonokitError, match="3 processes need clips of at least 6 patients, there are 5"):
+        PatientBatches(list("abcde"), 4, 0, ranks=3)

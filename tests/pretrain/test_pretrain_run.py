@@ -19,8 +19,10 @@ from sonokit.backbones.folder import load_backbone, read_provenance, save_backbo
 from sonokit.clips.manifest import Manifest
 from sonokit.errors import SonokitError
 from sonokit.pretrain import run as run_module
-from sonokit.pretrain.loop import CheckpointFile, PretrainLoop
-from sonokit.pretrain.run import PretrainSettings, encode_labels, pretrain
+from sonokit.pretrain.loop import PretrainLoop
+from sonokit.pretrain.record import CheckpointFile
+from sonokit.pretrain.run import encode_labels, pretrain
+from sonokit.pretrain.settings import PretrainSettings
 
 TINY = PretrainSettings(
     backbone="test_resnet",
@@ -60,7 +62,8 @@ class Clips:
         return len(self.table)
 
     def __getitem__(self, i: int) -> SimpleNamespace:
-        return SimpleNamespace(frames=self.frames[i][: [6, 6, 2, 1][i % 4]])
+        frames = self.frames[i][: [6, 6, 2, 1][i % 4]]
+        return SimpleNamespace(frames=frames, times_s=np.arange(len(frames)) / 10, frame_rate=10.0)
 
 
 def go(out: Path, settings: PretrainSettings = TINY, clips=None, **options) -> Path:
@@ -99,8 +102,8 @@ def test_pretrain__leaves_a_backbone_and_its_record(undisturbed):
     assert (backbone.name, backbone.in_chans, backbone.temporal_shift) == ("test_resnet", 1, 0.125)
     names = {p.name for p in undisturbed.iterdir()}
     assert names == {
-        "config.json", "config.yaml", "environment.json", "events", "last.ckpt", "metrics.jsonl", "model.safetensors",
-        "README.md", "data.json", "sonokit.json",
+        "config.json", "config.yaml", "environment.json", "events", "last.ckpt", "metrics.jsonl", "metrics.csv",
+        "model.safetensors", "README.md", "data.json", "sonokit.json",
     }  # fmt: skip
     rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
@@ -108,6 +111,9 @@ def test_pretrain__leaves_a_backbone_and_its_record(undisturbed):
     assert rows[-1]["contrastive"] < rows[0]["contrastive"]
     assert rows[0]["loss"] == pytest.approx(rows[0]["contrastive"] + 0.2 * rows[0]["classification"], abs=1e-4)
     assert rows[-1]["learning_rate"] < rows[1]["learning_rate"]
+    table = pd.read_csv(undisturbed / "metrics.csv")
+    assert table["loss"].tolist() == pytest.approx([row["loss"] for row in rows])
+    assert {"alignment", "uniformity", "images_s"} <= set(table)
 
 
 def test_pretrain__provenance_names_labels_clips_and_patients(undisturbed):
@@ -284,7 +290,7 @@ def test_pretrain__goes_on_from_another_backbone_and_keeps_its_provenance(tmp_pa
     # c0 is another clip than the earlier study's, c1 the same
     assert sorted(provenance["training_clips"].values()) == sorted(["y", "old", *(f"hash{i}" for i in range(10))])
     assert "q" in provenance["training_patients"]
-    assert provenance["method"] == "SimCLR"
+    assert provenance["method"] == "uscl, pairs two_views"
 
 
 @pytest.mark.parametrize(
@@ -296,6 +302,13 @@ def test_pretrain__goes_on_from_another_backbone_and_keeps_its_provenance(tmp_pa
         ({"epochs": 0}, None, "epochs must be at least 1"),
         ({"augment": "strong"}, None, "ultrasound, reference, none"),
         ({"backbone": "test_vit", "temporal_shift": 0.0, "size": 30}, None, "30 pixels"),
+        ({"precision": "fp16"}, None, "fp16 needs a GPU"),
+        ({"probe_label": "sign"}, None, "learnt from, so watching it tells nothing"),
+        ({"label": None, "probe_label": "patient"}, None, "patient"),
+        ({"label": None, "objective": "hico", "backbone": "test_vit", "temporal_shift": 0.0}, None, "test_vit"),
+        ({"objective": "moco"}, None, "label"),
+        ({"devices": 3}, None, "3 processes need clips of at least 6 patients, there are 5"),
+        ({"accumulate": 0, "clip_norm": -1.0}, None, "clip_norm must be at least 0, it is -1.0; accumulate must be at least 1"),
     ],
 )
 def test_pretrain__faults(tmp_path, change, clips, message):
@@ -308,6 +321,71 @@ def test_pretrain__without_patients_each_clip_is_its_own(tmp_path):
     settings = dataclasses.replace(TINY, epochs=1, label=None)
     out = go(tmp_path / "out", settings, Clips(patients=1, per_patient=4, patient_column=None))
     assert read_provenance(out)["training_patients"] == []
+
+
+def test_pretrain__accumulated_gradients_are_one_step(tmp_path):
+    out = go(tmp_path / "out", dataclasses.replace(TINY, accumulate=2, epochs=2))
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]  # three batches an epoch: two together, and the last
+
+
+def test_pretrain__clipping_bounds_the_gradient_of_every_step(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        PretrainLoop,
+        "on_before_zero_grad",
+        lambda self, _: seen.append([p.grad.norm() for p in self.objective.parameters() if p.grad is not None]),
+    )
+    go(tmp_path / "out", dataclasses.replace(TINY, clip_norm=0.01, epochs=2))
+    lengths = [float(torch.stack(norms).norm()) for norms in seen if norms]
+    assert len(lengths) >= 5
+    assert max(lengths) <= 0.01 * 1.001
+
+
+def test_pretrain__bf16_learns_as_well(undisturbed, tmp_path):
+    out = go(tmp_path / "out", dataclasses.replace(TINY, precision="bf16"))
+    first, second = (pd.read_csv(folder / "metrics.csv")["loss"] for folder in (undisturbed, out))
+    assert second.tolist() == pytest.approx(first.tolist(), rel=0.1)
+    assert not same(out, undisturbed)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(out).values())
+
+
+def test_pretrain__batches_of_all_clips_alike_may_hold_a_patient_twice(tmp_path, monkeypatch):
+    batches = []
+    step = PretrainLoop.training_step
+
+    def training_step(self, batch, number):
+        batches.append(batch["patients"].tolist())
+        return step(self, batch, number)
+
+    monkeypatch.setattr(PretrainLoop, "training_step", training_step)
+    go(tmp_path / "apart", dataclasses.replace(TINY, batch_size=8, epochs=2))
+    assert all(len(set(batch)) == len(batch) for batch in batches)
+    batches.clear()
+    go(tmp_path / "together", dataclasses.replace(TINY, batch_size=10, epochs=2, same_patient="together"))
+    assert sorted(batches[0]) == sorted([*range(5), *range(5)])  # all ten clips of the five patients
+
+
+@pytest.mark.parametrize("objective", ["simclr", "moco", "byol", "dino", "hico"])
+def test_pretrain__every_objective_goes_on_after_a_fault_to_the_same_weights(tmp_path, monkeypatch, objective):
+    settings = dataclasses.replace(TINY, objective=objective, label=None, queue=8, temporal_shift=0.0)
+    whole = go(tmp_path / "whole", settings)
+    calls = []
+    step = PretrainLoop.training_step
+
+    def training_step(self, batch, number):
+        calls.append(number)
+        if len(calls) == 8:  # in the third epoch
+            raise RuntimeError("out of memory")
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainLoop, "training_step", training_step)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            go(tmp_path / "halted", settings)
+    assert not (tmp_path / "halted" / "config.json").exists()
+    assert same(go(tmp_path / "halted", settings), whole)
+    assert read_provenance(whole)["method"] == f"{objective}, pairs {'sample_pairs' if objective == 'hico' else 'two_views'}"
 
 
 def test_encode_labels__unknown_is_minus_1():
