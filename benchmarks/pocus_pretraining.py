@@ -206,6 +206,7 @@ def measure(study: Study, rows: list[Row], data: Path) -> dict[str, Any]:
     there = [row for row in rows if study.is_trained(row)]
     found = {row.name: _frozen(study, row) for row in there}
     once = {name: figures.pop("predictions") for name, figures in found.items()}
+    over = {name: figures.pop("predictions_repeated") for name, figures in found.items() if "predictions_repeated" in figures}
     tuned = _fine_tuned(study, there, found)
     return {
         "command": "python benchmarks/pocus_pretraining.py --data ../shared/pocus --weights WEIGHTS",
@@ -221,6 +222,11 @@ def measure(study: Study, rows: list[Row], data: Path) -> dict[str, Any]:
             f"{row.name} minus {row.beginning}-frozen": _difference(once[row.name], once[f"{row.beginning}-frozen"])
             for row in there
             if row.method is not None
+        },
+        "differences_repeated": {
+            f"{name} minus {row.beginning}-frozen": _difference(over[name], over[f"{row.beginning}-frozen"])
+            for name, row in ((row.name, row) for row in there)
+            if row.method is not None and name in over
         },
         "between": {
             f"{a} minus {b}": _difference(once[a], once[b])
@@ -252,7 +258,7 @@ def _frozen(study: Study, row: Row) -> dict[str, Any]:
     if row.setting != "inductive":
         only = features(folds[0])
         over = linear_probe(study.labelled, only[keep], folds)
-        found["repeated"] = _plain(over.intervals())
+        found |= {"predictions_repeated": over, "repeated": _plain(over.intervals())}
         sites = sites_left_out(study.labelled, only[keep])
         found["sites_left_out"] = _plain(sites.intervals()) if isinstance(sites, Predictions) else sites
         found["biomarkers"] = _macro(biomarker_probe(only, study.clips.table, BIOMARKERS, study.splits))

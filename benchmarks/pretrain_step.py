@@ -2,8 +2,8 @@
 
     make bench NAME=pretrain_step
 
-ResNet-18, 224 pixels, 32 clips a step (64 views), images a second, with everything between the cached frames and the optimiser's
-step. Three loops take turns, and the median of their ratios is printed:
+ResNet-18, 224 pixels, 32 clips a step (64 views), images a second, with everything between the cached frames and the
+optimiser's step. Three loops take turns, and the median of their ratios is printed:
 
 - ours: what ``sonokit pretrain`` does in a step, in the precision that suits the device (bf16 where it can multiply in it);
 - (a) the paper's loop: PIL and torchvision per image, RGB, and both views passed twice through the network, once for their
@@ -161,9 +161,10 @@ class PilPairs(Dataset[tuple[Tensor, Tensor]]):
         return len(self.frames)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        chosen = np.random.choice(len(self.frames[i]), 3, replace=False)
+        rng = np.random.default_rng()
+        chosen = rng.choice(len(self.frames[i]), 3, replace=False)
         a, anchor, c = (self.transform(self.frames[i][k]) for k in chosen)
-        lam = float(np.random.beta(0.5, 0.5))
+        lam = float(rng.beta(0.5, 0.5))
         return lam * a + (1 - lam) * anchor, lam * c + (1 - lam) * anchor
 
 

@@ -1,9 +1,10 @@
-"""Makes docs/results.md from docs/results/*.json: no figure in it is typed by hand."""
+"""Makes docs/results.md from docs/results/*.json: no figure in its tables is typed by hand."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from pretraining_tables import pretraining_tables
 from sonokit.atomic import write_text
 from sonokit.experts.report import show
 
@@ -11,9 +12,19 @@ SCORES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "aur
 
 
 def write_results_page(results: Path) -> None:
-    """Write ``results/../results.md``; the prose stands in ``results/pocus_road.md`` with ``{name}`` where a table goes."""
-    found = json.loads((results / "pocus_road.json").read_text(encoding="utf-8"))
-    tables = {
+    """Write ``results/../results.md``; the prose stands in ``results/*.md`` with ``{name}`` where a table goes."""
+    studies = {"pocus_road": _road_tables, "pocus_pretraining": pretraining_tables}
+    parts = []
+    for study, tables_of in studies.items():
+        text = (results / f"{study}.md").read_text(encoding="utf-8")
+        for name, table in tables_of(json.loads((results / f"{study}.json").read_text(encoding="utf-8"))).items():
+            text = text.replace("{" + name + "}", table)
+        parts.append(text.strip())
+    write_text(results.parent / "results.md", "\n\n".join(parts) + "\n")
+
+
+def _road_tables(found: dict[str, Any]) -> dict[str, str]:
+    return {
         "diagnosis": _diagnosis(found),
         "severity": _severity(found),
         "biomarkers": _biomarkers(found),
@@ -22,10 +33,6 @@ def write_results_page(results: Path) -> None:
         "random": _random(found["random_seeds"]),
         "provenance": _provenance(found),
     }
-    text = (results / "pocus_road.md").read_text(encoding="utf-8")
-    for name, table in tables.items():
-        text = text.replace("{" + name + "}", table)
-    write_text(results.parent / "results.md", text)
 
 
 def _diagnosis(found: dict[str, Any]) -> str:

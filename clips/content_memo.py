@@ -20,7 +20,7 @@ from .decode import ClipError, content_hash
 
 _COLUMNS = ["path", "stamp", "content_hash"]
 _SAVE_EVERY = 10_000  # files
-_JOBS = 500  # at least, where there are so many files; one for each of a million takes more memory than all their names
+_JOBS = 500  # about so many, each of many files: a job for each of a million takes more memory than all their names
 _log = logging.getLogger(__name__)
 
 

@@ -6,18 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from ..backbones.folder import read_provenance
 from ..clips.cached_clips import CachedClips
 from .settings import PretrainSettings
-
-
-def patient_codes(clips: CachedClips) -> np.ndarray:
-    """A number for each clip's patient, int64 [N], in the order of their names: the same on every rank."""
-    codes, _ = pd.factorize(clips.manifest.groups(), sort=True)
-    return np.asarray(codes, dtype=np.int64)
 
 
 def data_fingerprint(clips: CachedClips, label: str | None) -> str:

@@ -36,7 +36,7 @@ from .objectives.build import build_objective
 from .objectives.objective import UNLABELLED
 from .online_probe import OnlineProbe
 from .pairs import NearbyFrames, pair_policy_named
-from .provenance import data_fingerprint, patient_codes, provenance
+from .provenance import data_fingerprint, provenance
 from .record import CHECKPOINT, CheckpointFile, MetricsFile, ProgressBar
 from .settings import Precision, PretrainSettings
 
@@ -98,7 +98,7 @@ def pretrain(
 
 def is_first_process() -> bool:
     """Whether this process speaks and writes for the run; false in the others of a distributed one."""
-    return rank_zero_only.rank == 0
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def _fit(loop: PretrainLoop, out: Path, settings: PretrainSettings, callbacks: list[pl.Callback]) -> None:
@@ -148,7 +148,7 @@ def encode_labels(column: pd.Series) -> tuple[np.ndarray, list[str]]:
 def _build_loop(clips: CachedClips, settings: PretrainSettings, workers: int) -> PretrainLoop:
     settings.check()
     ranks = settings.devices * settings.nodes
-    patients = patient_codes(clips)
+    patients = clips.manifest.group_codes()  # the same on every rank
     dealt = patients if settings.same_patient == "apart" else np.arange(len(clips))
     batches = PatientBatches(dealt, settings.batch_size, settings.seed, ranks=ranks)
     labels, classes = np.full(len(clips), UNLABELLED, dtype=np.int64), list[str]()

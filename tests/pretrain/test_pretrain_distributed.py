@@ -15,7 +15,8 @@ import torch
 
 RANKS = 2
 SETTINGS = {
-    "backbone": "test_resnet", "size": 32, "batch_size": 3, "epochs": 3, "warmup_epochs": 1, "learning_rate": 3e-3, "devices": RANKS,
+    "backbone": "test_resnet", "size": 32, "batch_size": 3, "epochs": 3, "warmup_epochs": 1, "learning_rate": 3e-3,
+    "devices": RANKS,
 }  # fmt: skip
 
 
