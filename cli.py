@@ -247,9 +247,9 @@ def pretrain(
     """Learn a backbone from clips without labels (USCL, Chen et al. 2021, and its peers), or with some.
 
     Two views of a clip are pulled together; clips of other patients are pushed away (byol and dino push nothing away). The
-    result is a backbone folder that plain timm opens, too. Stopped or killed, the same command goes on from the last epoch and
-    ends with the same weights. A run whose embeddings collapse stops and says so. Watch it in the folder's metrics.csv or with
-    TensorBoard; sonokit augmentations shows what the views look like.
+    result is a backbone folder that plain timm opens, too. Stopped or killed, the same command goes on from the last checkpoint
+    and ends with the same weights. A run whose embeddings collapse stops and says so. Watch it in the folder's metrics.csv or
+    with TensorBoard; sonokit augmentations shows what the views look like.
 
     Args:
         manifest: The manifest, CSV or Parquet.
@@ -273,7 +273,7 @@ def pretrain(
         warmup_epochs: In which the learning rate rises.
         accumulate: Batches that make one step. Negatives still come from one batch.
         clip_norm: Longest gradient that is taken as it is; 0 takes any.
-        temperature: Of the loss (default: the method's own; uscl, simclr .5, moco .2, dino .1).
+        temperature: Of the loss (default: the method's own; uscl, simclr, hico .5, moco .2, dino .1).
         momentum: Of the slow network of moco, byol and dino (default: the method's own).
         queue: moco: how many negatives it remembers.
         dino_outputs: dino: how many prototypes. A hundred clips visit few of the 65536 of the paper.
@@ -285,7 +285,8 @@ def pretrain(
         augment: "ultrasound" keeps the sector, "reference" is the paper's recipe.
         augment_strength: Of "ultrasound"; 0 only resizes, 2 is heavy.
         shadows: Acoustic shadows besides, as a factor of that strength; 1 is plausible, 0 is none.
-        mask_sector: Blank text, rulers and logos outside of the sector, where they can be told from it.
+        mask_sector: Blank text, rulers and logos outside of the sector, where they can be told from it by what moves between
+            the frames of a pair (so not with two_views).
         precision: "32", "bf16", "fp16" (GPU), or "auto": bf16 on a GPU that has it. bf16 halves the time of a ResNet on a CPU
             that has it, too.
         compile: Build the backbone with torch.compile: a minute before the first step, worth it on a GPU and for long runs.

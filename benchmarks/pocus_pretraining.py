@@ -3,12 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/pocus_pretraining.py --data ../shared/pocus --weights ../shared/weights/FILE.safetensors
 
 Hours on two cores, so leave it in the background; every cell (one backbone) that is finished is not trained again, and a cell
-that was killed goes on at its last epoch. ``--rows`` chooses rows, ``--list`` shows them; two processes may work on different
-rows. Without anything left to train it measures and writes docs/results/pocus_pretraining.json and docs/results.md; rows whose
-cells are missing are left out of the table and named.
+that was killed goes on at its last checkpoint. ``--rows`` chooses rows, ``--list`` shows them; two processes may work on
+different rows. Without anything left to train it measures and writes docs/results/pocus_pretraining.json and docs/results.md;
+rows whose cells are missing are left out of the table and named.
 
 Two settings: *transductive* (all clips, without labels) and *inductive* (one backbone a fold, from the fold's training clips
-only). Nothing is chosen by a score: what differs between rows is what their names say, and the rest is fixed below.
+only). What differs between rows is what their names say, and the rest is fixed below; only which two rows are fine-tuned
+follows from the frozen figures, and the page says so.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from results_page import write_results_page
 from sonokit import cli
 from sonokit.atomic import atomic_path, write_json
 from sonokit.backbones.build import Backbone, build_backbone
-from sonokit.backbones.folder import load_backbone
+from sonokit.backbones.folder import backbone_fingerprint, load_backbone
 from sonokit.clips.cache import prepare
 from sonokit.clips.cached_clips import CachedClips, CacheSettings
 from sonokit.clips.manifest import read_manifest
@@ -67,8 +68,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "hico": {"objective": "hico"},
     "ivpp": {"objective": "simclr", "pairs": "nearby_frames"},
     "moco": {"objective": "moco", "queue": 256},
-    "byol": {"objective": "byol"},
-    "dino": {"objective": "dino", "clip_norm": 3.0},
+    "byol": {"objective": "byol", "temperature": None},
+    "dino": {"objective": "dino", "temperature": None, "clip_norm": 3.0},
 }
 
 
@@ -132,15 +133,14 @@ class Study:
         if part != "all":
             test = self.splits.folds[int(part)].test
             own = self.clips.select(~np.isin(self.clips.table["clip_id"].to_numpy(dtype=str), test))
-        named = {"init": beginning, "method": method, "fold": part, "epochs": settings.epochs}
-        named |= {name: getattr(settings, name) for name in ("learning_rate", "temperature", "size", "seed")}
-        return pretrain(own, self.out / "backbones" / cell, settings, config=named)
+        return pretrain(own, self.out / "backbones" / cell, settings, config=named(settings, part))
 
     def features(self, name: str, make: Callable[[], Backbone]) -> np.ndarray:
-        """Of all clips, float32 [N, 2·D], kept in a file."""
-        file = self.out / "features" / f"{name}.npy"
+        """Of all clips, float32 [N, 2·D], kept in a file that these weights have for themselves."""
+        backbone = make()
+        file = self.out / "features" / f"{name}-{backbone_fingerprint(backbone)[:12]}.npy"
         if not file.exists():
-            found = embed_clips(make(), self.clips, size=SIZE, progress=name)
+            found = embed_clips(backbone, self.clips, size=SIZE, progress=name)
             with atomic_path(file) as temporary, open(temporary, "wb") as handle:
                 np.save(handle, found)
         return np.load(file)
@@ -199,6 +199,14 @@ def open_study(out: Path, data: Path, weights: str) -> Study:
     asked = clips.select(np.isin(clips.table["clip_id"].to_numpy(dtype=str), question.clip_ids))
     labelled = LabelledClips(question.clip_ids, question.patients, question.truth, question.classes, question.sites)
     return Study(out, weights, clips, asked, labelled, read_splits(splits))
+
+
+def named(settings: PretrainSettings, part: str) -> dict[str, Any]:
+    """All that decides a cell, so that none is taken for one of other settings or weights."""
+    weights = settings.weights
+    if weights != "none":
+        weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]
+    return asdict(settings) | {"weights": weights, "part": part}
 
 
 def measure(study: Study, rows: list[Row], data: Path) -> dict[str, Any]:
@@ -317,7 +325,7 @@ def _settings(settings: PretrainSettings) -> dict[str, Any]:
 def _curve(folder: Path) -> dict[str, list[float]]:
     """The loss at some twenty epochs."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    chosen = lines[:: max(1, len(lines) // 20)]
+    chosen = [*lines[: -1 : max(1, len(lines) // 20)], lines[-1]]
     return {"epoch": [line["epoch"] for line in chosen], "loss": [round(line["loss"], 4) for line in chosen]}
 
 

@@ -10,8 +10,9 @@ optimiser's step. Three loops take turns, and the median of their ratios is prin
   projections and once for their class scores, as in its reference code;
 - (b) a competent plain loop: the same transforms in a DataLoader with a worker a core, one forward a view.
 
-The frames of the plain loops are decoded beforehand, as PIL images in memory. Last, a run of ``pretrain`` through Lightning,
-with its logs and checkpoint, against forward, backward and step of the same network on tensors that are there.
+The frames of the plain loops are decoded beforehand, as PIL images in memory. A turn is a whole epoch of every loop, so that no
+worker prepares batches while another loop is timed. Last, a run of ``pretrain`` through Lightning, with its logs and
+checkpoints, against forward, backward and step of the same network on tensors that are there.
 """
 
 import argparse
@@ -19,9 +20,9 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain, count, repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import models, transforms
 
 SIZE, BATCH, FRAMES, CLASSES = 224, 32, 16, 3
+REPEATS = 2  # of every clip in an epoch
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Step = Callable[[], int]  # does one step, gives the number of images (two a clip)
 
@@ -54,8 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/pocus"))
     parser.add_argument("--cache", type=Path, default=Path("runs/bench-cache"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="of each loop in a round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6, help="of the whole run")
     options = parser.parse_args()
     settings = CacheSettings(SIZE, Sampling(frames=FRAMES))
@@ -63,7 +64,7 @@ def main() -> None:
     bf16 = has_bf16()
     loops = {"ours": our_step(clips, bf16), "ours_fp32": our_step(clips, False)} if bf16 else {"ours": our_step(clips, False)}
     loops |= {"paper": paper_step(clips), "plain": plain_step(clips)}
-    rates = interleaved(loops, options.rounds, options.steps)
+    rates = interleaved(loops, options.rounds, REPEATS * len(clips) // BATCH)
     whole = whole_run(clips, bf16, options.epochs)
     figures = {
         "step_against_paper": median_ratio(rates["ours"], rates["paper"]),
@@ -96,11 +97,9 @@ def has_bf16() -> bool:
 
 
 def interleaved(loops: dict[str, Step], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Images a second of each loop in each round; the first step of all is thrown away."""
+    """Images a second of each loop in each round of ``steps``, an epoch; a first round is thrown away."""
     rates: dict[str, list[float]] = {name: [] for name in loops}
-    for step in loops.values():
-        step()
-    for _ in range(rounds):
+    for _ in range(1 + rounds):
         for name, step in loops.items():
             start = time.perf_counter()
             images = sum(step() for _ in range(steps))
@@ -108,7 +107,7 @@ def interleaved(loops: dict[str, Step], rounds: int, steps: int) -> dict[str, li
                 torch.cuda.synchronize()
             rates[name].append(images / (time.perf_counter() - start))
             print(f"{name}: {rates[name][-1]:.1f} images/s", flush=True)
-    return rates
+    return {name: rate[1:] for name, rate in rates.items()}
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:
@@ -121,22 +120,21 @@ def our_step(clips: CachedClips, bf16: bool) -> Step:
     policy, augment = SamplePairs(), augment_named("reference", SIZE)
     codes = np.arange(len(clips))
     dataset = PairDataset(clips, policy, np.full(len(clips), -1), codes, 0)
-    batches = endless(lambda epoch: pair_loader(dataset, PatientBatches(codes, BATCH, 0, epoch)))
+    epochs = (pair_loader(dataset, PatientBatches(codes, BATCH, 0, epoch)) for epoch in count())
+    batches = chain.from_iterable(epochs)
     objective = USCL(build_backbone("resnet18")).to(DEVICE).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-4, fused=True)
     generator = torch.Generator(device=DEVICE).manual_seed(0)
 
     def step() -> int:
         batch = {name: value.to(DEVICE) for name, value in next(batches).items()}
-        count, drawn = batch["frames"].shape[:2]
-        grey = batch["frames"].flatten(0, 1).unsqueeze(1).float().div_(255)
-        first, second = policy.views(augment(grey, generator).unflatten(0, (count, drawn)), batch["lam"])
+        first, second = policy.views(augment(batch["frames"].unsqueeze(2), generator), batch["lam"])
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
             outcome = objective(Views(first, second, batch["labels"], batch["patients"], batch["weights"]))
         optimizer.zero_grad(set_to_none=True)
         outcome.loss.backward()
         optimizer.step()
-        return 2 * count
+        return 2 * len(first)
 
     return step
 
@@ -158,9 +156,10 @@ class PilPairs(Dataset[tuple[Tensor, Tensor]]):
         )
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return REPEATS * len(self.frames)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        i = number % len(self.frames)
         rng = np.random.default_rng()
         chosen = rng.choice(len(self.frames[i]), 3, replace=False)
         a, anchor, c = (self.transform(self.frames[i][k]) for k in chosen)
@@ -197,7 +196,7 @@ def plain_step(clips: CachedClips) -> Step:
 def _plain_loop(clips: CachedClips, passes: int) -> Step:
     workers = max(2, torch.get_num_threads())
     loader = DataLoader(PilPairs(clips), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True)
-    batches = endless(lambda _: loader)
+    batches = chain.from_iterable(repeat(loader))
     network = PlainUSCL().to(DEVICE)
     contrast = NTXentLoss(temperature=0.5)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-4, weight_decay=1e-4)
@@ -218,28 +217,28 @@ def _plain_loop(clips: CachedClips, passes: int) -> Step:
     return step
 
 
-def endless(loader_of: Callable[[int], Any]) -> Iterator[Any]:
-    """Batches of epoch after epoch."""
-    epoch = 0
-    while True:
-        yield from loader_of(epoch)
-        epoch += 1
-
-
 def whole_run(clips: CachedClips, bf16: bool, epochs: int) -> float:
-    """Images a second of a run of ``pretrain`` over those of bare steps; the first epoch, which warms up, is left out."""
+    """Images a second of a run of ``pretrain`` over those of bare steps.
+
+    The time of a run of one epoch is taken off, logs and checkpoints of the others being in what remains.
+    """
+    before = bare_rate(bf16)
+    seconds = _run_seconds(clips, bf16, 1 + epochs) - _run_seconds(clips, bf16, 1)
+    rate = 2 * len(clips) * epochs / seconds
+    after = bare_rate(bf16)
+    bare = (before + after) / 2
+    print(f"whole run: {rate:.1f} images/s; bare: {before:.1f} before, {after:.1f} after", flush=True)
+    return rate / bare
+
+
+def _run_seconds(clips: CachedClips, bf16: bool, epochs: int) -> float:
     settings = PretrainSettings(
         size=SIZE, batch_size=BATCH, epochs=epochs, same_patient="together", precision="bf16" if bf16 else "32"
     )
     with tempfile.TemporaryDirectory() as folder:
-        before = bare_rate(bf16)
-        run = pretrain(clips, Path(folder) / "run", settings, config={}, progress=False)
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][1:]
-        rate = 2 * len(clips) * len(lines) / sum(line["seconds"] for line in lines)
-        after = bare_rate(bf16)
-    bare = (before + after) / 2
-    print(f"whole run: {rate:.1f} images/s; bare: {before:.1f} before, {after:.1f} after", flush=True)
-    return rate / bare
+        start = time.perf_counter()
+        pretrain(clips, Path(folder) / "run", settings, config={}, progress=False)
+        return time.perf_counter() - start
 
 
 def bare_rate(bf16: bool, steps: int = 10) -> float:

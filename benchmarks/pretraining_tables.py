@@ -39,17 +39,17 @@ def pretraining_tables(found: dict[str, Any]) -> dict[str, str]:
 def _frozen(found: dict[str, Any]) -> str:
     head = [
         "beginning", "pretrained by", "setting", "balanced accuracy, first division", "balanced accuracy, 10 divisions",
-        "sites left out", "mean biomarker AUROC",
+        "sites left out", "mean biomarker AUROC, first division", "the same, 10 divisions",
     ]  # fmt: skip
     rows = []
     for name, row in found["rows"].items():
         figures = found["frozen"][name]
         repeated = show(figures["repeated"][PRIMARY]) if "repeated" in figures else "-"
         sites = show(figures["sites_left_out"][PRIMARY]) if "sites_left_out" in figures else "-"
-        macro = figures.get("biomarkers", figures["biomarkers_once"])["macro_auroc"]
+        once, over = (show(figures[key]["macro_auroc"]) if key in figures else "-" for key in ("biomarkers_once", "biomarkers"))
         setting = "" if row["method"] is None else row["setting"]
         cells = [BEGINNINGS[row["beginning"]], METHODS[row["method"]], setting]
-        rows.append([*cells, show(figures["once"][PRIMARY]), repeated, sites, show(macro)])
+        rows.append([*cells, show(figures["once"][PRIMARY]), repeated, sites, once, over])
     return _table(head, rows, left=3)
 
 

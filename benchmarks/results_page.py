@@ -1,6 +1,7 @@
 """Makes docs/results.md from docs/results/*.json: no figure in its tables is typed by hand."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ def write_results_page(results: Path) -> None:
     studies = {"pocus_road": _road_tables, "pocus_pretraining": pretraining_tables}
     parts = []
     for study, tables_of in studies.items():
+        if not (results / f"{study}.json").exists():
+            continue
         text = (results / f"{study}.md").read_text(encoding="utf-8")
         for name, table in tables_of(json.loads((results / f"{study}.json").read_text(encoding="utf-8"))).items():
             text = text.replace("{" + name + "}", table)
+        if left := re.search(r"\{\w+\}", text):
+            raise ValueError(f"{study}.md asks for {left.group()}, which is no table")
         parts.append(text.strip())
     write_text(results.parent / "results.md", "\n\n".join(parts) + "\n")
 

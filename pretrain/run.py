@@ -21,6 +21,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from ..atomic import write_json
 from ..backbones.build import Backbone
@@ -32,7 +33,7 @@ from ..run_folder import require_same_config, write_config
 from .data import PairDataset, PatientBatches
 from .loop import Optimisation, PretrainLoop
 from .monitor import CollapseGuard
-from .objectives.build import build_objective
+from .objectives.build import OBJECTIVES, build_objective
 from .objectives.objective import UNLABELLED
 from .online_probe import OnlineProbe
 from .pairs import NearbyFrames, pair_policy_named
@@ -105,7 +106,7 @@ def _fit(loop: PretrainLoop, out: Path, settings: PretrainSettings, callbacks: l
     checkpoint = out / CHECKPOINT
     several = settings.devices * settings.nodes > 1
     with torch.random.fork_rng(), _quiet_lightning():
-        trainer = pl.Trainer(
+        trainer = _trainer(
             max_epochs=settings.epochs,
             accelerator="auto",
             devices=settings.devices,
@@ -128,6 +129,10 @@ def _fit(loop: PretrainLoop, out: Path, settings: PretrainSettings, callbacks: l
             trainer.fit(loop, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         except SystemExit as stop:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from stop
+        except torch.OutOfMemoryError as fault:
+            raise SonokitError(
+                "the device has too little memory for this: lower --batch_size (--accumulate makes up for it) or --size"
+            ) from fault
     if trainer.global_step < loop.optimisation.total_steps:
         raise KeyboardInterrupt
 
@@ -145,10 +150,24 @@ def encode_labels(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     return codes.astype(np.int64), [str(c) for c in classes]
 
 
+def _trainer(**options: Any) -> pl.Trainer:
+    """Lightning's trainer.
+
+    Raises:
+        SonokitError: More devices than there are, or torchrun or SLURM has started another number of processes.
+    """
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, ValueError) as fault:
+        reason = " ".join(str(fault).split())
+        raise SonokitError(f"training cannot start: {reason} Look at --devices and --nodes.") from fault
+
+
 def _build_loop(clips: CachedClips, settings: PretrainSettings, workers: int) -> PretrainLoop:
     settings.check()
     ranks = settings.devices * settings.nodes
     patients = clips.manifest.group_codes()  # the same on every rank
+    _require_two_patients(patients, settings)
     dealt = patients if settings.same_patient == "apart" else np.arange(len(clips))
     batches = PatientBatches(dealt, settings.batch_size, settings.seed, ranks=ranks)
     labels, classes = np.full(len(clips), UNLABELLED, dtype=np.int64), list[str]()
@@ -192,6 +211,14 @@ def _build_loop(clips: CachedClips, settings: PretrainSettings, workers: int) ->
         seed=settings.seed,
         workers=workers,
     )
+
+
+def _require_two_patients(patients: np.ndarray, settings: PretrainSettings) -> None:
+    """Without a second patient a method with negatives has nobody to push away, and would learn nothing without a word."""
+    if OBJECTIVES[settings.objective].negatives and len(np.unique(patients)) < 2:
+        raise SonokitError(
+            "contrast needs clips of at least 2 patients, there are 1; add clips of others, or choose byol or dino"
+        )
 
 
 def _online_probe(clips: CachedClips, settings: PretrainSettings) -> list[pl.Callback]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ..clips.augment import AugmentName
 from ..errors import SonokitError
-from .objectives.build import ObjectiveName, ObjectiveSettings
+from .objectives.build import ObjectiveName, ObjectiveSettings, method_faults
 from .pairs import PairName
 
 Precision = Literal["auto", "32", "bf16", "fp16"]
@@ -27,6 +27,19 @@ _AT_LEAST = {
     "nodes": 1,
     "queue": 1,
     "dino_outputs": 2,
+}
+
+
+# Settings that do nothing but with one choice of another: name → (that other, what it must be)
+_ONLY_WITH = {
+    "alpha": ("pair_policy", "sample_pairs"),
+    "independent_lam": ("pair_policy", "sample_pairs"),
+    "pair_seconds": ("pair_policy", "nearby_frames"),
+    "queue": ("objective", "moco"),
+    "dino_outputs": ("objective", "dino"),
+    "classify": ("objective", "uscl"),
+    "augment_strength": ("augment", "ultrasound"),
+    "shadows": ("augment", "ultrasound"),
 }
 
 
@@ -122,8 +135,30 @@ class PretrainSettings:
             faults.append(f"learning_rate must be above 0, it is {self.learning_rate}")
         if self.label is not None and self.label == self.probe_label:
             faults.append(f"{self.label} is learnt from, so watching it tells nothing: leave --probe_label or --label out")
+        faults += method_faults(self.method, labelled=self.label is not None)
+        faults += self._without_use()
         if faults:
             raise SonokitError("; ".join(faults))
+
+    def _without_use(self) -> list[str]:
+        """What is asked for and would do nothing."""
+        faults = [
+            f"{field.name} does nothing but with {_ONLY_WITH[field.name][1]}: leave it out"
+            for field in fields(self)
+            if field.name in _ONLY_WITH
+            and getattr(self, field.name) != field.default
+            and getattr(self, _ONLY_WITH[field.name][0]) != _ONLY_WITH[field.name][1]
+        ]
+        if self.label is not None and self.label_weight == 0:
+            faults.append(f"with label_weight 0 nothing is learnt from {self.label}: leave the label out")
+        if self.compile and self.objective == "hico":
+            faults.append("compile does nothing for hico, which takes the network apart: leave it out")
+        if self.mask_sector and self.pair_policy == "two_views":
+            faults.append(
+                "mask_sector finds the sector by what moves between a clip's frames, and two_views draws one frame: "
+                "choose other pairs"
+            )
+        return faults
 
     @property
     def pair_policy(self) -> PairName:

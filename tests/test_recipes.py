@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sonokit.backbones.build import build_backbone
 from sonokit.cli import main
-from sonokit.pretrain.objectives.build import OBJECTIVES
+from sonokit.pretrain.objectives.build import OBJECTIVES, build_objective
 from sonokit.pretrain.settings import PretrainSettings
 
 RECIPES = sorted((Path(__file__).parents[1] / "examples" / "pretrain").glob("*.yaml"))
@@ -25,6 +26,7 @@ def test_recipe__is_what_pretrain_takes(recipe, capsys):
     assert {name: resolved[name] for name in written} == written
     settings = PretrainSettings(**{name: value for name, value in resolved.items() if name in NAMES})
     settings.check()
+    build_objective(settings.method, build_backbone("test_resnet"), classes=2 * (settings.label is not None))
     assert (settings.label is not None) == (recipe.stem == "uscl_labels")
 
 

@@ -64,7 +64,7 @@ def build_objective(settings: ObjectiveSettings, backbone: Backbone, classes: in
     """
     if settings.name not in OBJECTIVES:
         raise SonokitError(f"unknown objective {settings.name!r}; choose one of {', '.join(get_args(ObjectiveName))}")
-    faults = [*_out_of_range(settings), *_without_use(settings, classes)]
+    faults = method_faults(settings, labelled=classes > 0)
     if faults:
         raise SonokitError("; ".join(faults))
     options: dict[str, Any] = {k: getattr(settings, k) for k in ("temperature", "momentum") if getattr(settings, k) is not None}
@@ -77,6 +77,11 @@ def build_objective(settings: ObjectiveSettings, backbone: Backbone, classes: in
     if settings.name == "dino":
         options["outputs"] = settings.outputs
     return OBJECTIVES[settings.name](backbone, **options)
+
+
+def method_faults(settings: ObjectiveSettings, *, labelled: bool) -> list[str]:
+    """What is wrong with the settings of a known method, as sentences; ``labelled``: whether there are labels to learn from."""
+    return [*_out_of_range(settings), *_without_use(settings, labelled)]
 
 
 def _out_of_range(settings: ObjectiveSettings) -> list[str]:
@@ -94,9 +99,9 @@ def _out_of_range(settings: ObjectiveSettings) -> list[str]:
     return faults
 
 
-def _without_use(settings: ObjectiveSettings, classes: int) -> list[str]:
+def _without_use(settings: ObjectiveSettings, labelled: bool) -> list[str]:
     name, faults = settings.name, []
-    if classes and name not in USES_LABELS:
+    if labelled and name not in USES_LABELS:
         faults.append(f"{name} has no use for labels; leave the label out, or choose {' or '.join(USES_LABELS)}")
     if settings.temperature is not None and name not in HAS_TEMPERATURE:
         faults.append(f"{name} has no temperature; leave it out, or choose one of {', '.join(HAS_TEMPERATURE)}")

@@ -44,7 +44,7 @@ def one_thread():
         {"objective": "byol", "momentum": 0.9},
         {"objective": "dino", "momentum": 0.9, "dino_outputs": 64},
         {"objective": "hico", "label": "b_lines"},
-        {"objective": "simclr", "mask_sector": True, "shadows": 1.0},
+        {"objective": "uscl", "mask_sector": True, "shadows": 1.0},
     ],
     ids=lambda change: "-".join(map(str, change.values())),
 )
