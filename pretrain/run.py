@@ -275,7 +275,7 @@ def _default_workers() -> int:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's notes on hardware, and its advice on workers, which are chosen with care here."""
+    """Without Lightning's notes on hardware and on itself, and its advice on workers, which are chosen with care here."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -284,6 +284,7 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*logging interval.*")
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")  # Lightning's own affair
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
