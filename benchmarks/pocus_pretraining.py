@@ -24,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
+from pocus_data import data_fingerprint
 from results_page import write_results_page
 from sonokit import cli
 from sonokit.atomic import atomic_path, write_json
@@ -218,7 +219,7 @@ def measure(study: Study, rows: list[Row], data: Path) -> dict[str, Any]:
     tuned = _fine_tuned(study, there, found)
     return {
         "command": "python benchmarks/pocus_pretraining.py --data ../shared/pocus --weights WEIGHTS",
-        "data": _data_fingerprint(data),
+        "data": data_fingerprint(data),
         "seed": SEED,
         "settings": {name: _settings(beginning) for name, beginning in BEGINNINGS.items()},
         "environment": environment(),
@@ -327,14 +328,6 @@ def _curve(folder: Path) -> dict[str, list[float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen = [*lines[: -1 : max(1, len(lines) // 20)], lines[-1]]
     return {"epoch": [line["epoch"] for line in chosen], "loss": [round(line["loss"], 4) for line in chosen]}
-
-
-def _data_fingerprint(data: Path) -> str:
-    """SHA-256 over the manifest and the clips, in order of their names."""
-    digest = hashlib.sha256((data / "manifest.csv").read_bytes())
-    for file in sorted((data / "clips").iterdir()):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Writes docs/results/pocus_road.json and the tables of docs/results.md.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "exa
 import torch
 from demo import Road, drive
 from demo_page import write_page
+from pocus_data import data_fingerprint
 from results_page import write_results_page
 from sonokit import cli
 from sonokit.atomic import write_json
@@ -57,7 +57,7 @@ def main() -> None:
         RESULTS / "pocus_road.json",
         {
             "command": "python benchmarks/pocus_road.py --data ../shared/pocus --weights WEIGHTS",
-            "data": _data_fingerprint(options.data),
+            "data": data_fingerprint(options.data),
             "seed": 0,
             "epochs": options.epochs,
             "threads": torch.get_num_threads(),
@@ -117,14 +117,6 @@ def _difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]
 
 def _report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-
-def _data_fingerprint(data: Path) -> str:
-    """SHA-256 over the manifest and the clips, in order of their names."""
-    digest = hashlib.sha256((data / "manifest.csv").read_bytes())
-    for file in sorted((data / "clips").iterdir()):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

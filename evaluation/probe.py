@@ -62,13 +62,12 @@ class LabelledClips:
         return everyone.select(known)
 
 
-class LinearProbe(BaseEstimator):
-    """Standardised features, L2-penalised logistic regression with classes weighted alike."""
+class _Standardised(BaseEstimator):
+    """A reader of standardised features."""
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "LinearProbe":
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> Any:
         """Fit on X [N, F], y [N]; ``groups`` are not looked at."""
-        model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000)
-        self.model_ = make_pipeline(StandardScaler(), model).fit(np.asarray(X, dtype=np.float64), y)
+        self.model_ = make_pipeline(StandardScaler(), self._reader(len(X))).fit(np.asarray(X, dtype=np.float64), y)
         self.classes_ = self.model_.classes_
         return self
 
@@ -80,8 +79,19 @@ class LinearProbe(BaseEstimator):
         """[N, len(classes_)]."""
         return self.model_.predict_proba(np.asarray(X, dtype=np.float64))
 
+    def _reader(self, rows: int) -> BaseEstimator:
+        """What reads the standardised features of ``rows`` training rows."""
+        raise NotImplementedError
 
-class NearestNeighbours(BaseEstimator):
+
+class LinearProbe(_Standardised):
+    """Standardised features, L2-penalised logistic regression with classes weighted alike."""
+
+    def _reader(self, rows: int) -> BaseEstimator:
+        return LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000)
+
+
+class NearestNeighbours(_Standardised):
     """Cosine neighbours of standardised features, voting by similarity.
 
     Args:
@@ -93,21 +103,9 @@ class NearestNeighbours(BaseEstimator):
         self.neighbours = neighbours
         self.temperature = temperature
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "NearestNeighbours":
-        """Fit on X [N, F], y [N]; ``groups`` are not looked at."""
-        count = self.neighbours or min(20, int(len(X) ** 0.5))
-        model = KNeighborsClassifier(min(count, len(X)), metric="cosine", algorithm="brute", weights=self._votes)
-        self.model_ = make_pipeline(StandardScaler(), model).fit(np.asarray(X, dtype=np.float64), y)
-        self.classes_ = self.model_.classes_
-        return self
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Class codes [N]."""
-        return self.model_.predict(np.asarray(X, dtype=np.float64))
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """[N, len(classes_)]."""
-        return self.model_.predict_proba(np.asarray(X, dtype=np.float64))
+    def _reader(self, rows: int) -> BaseEstimator:
+        count = self.neighbours or min(20, int(rows**0.5))
+        return KNeighborsClassifier(min(count, rows), metric="cosine", algorithm="brute", weights=self._votes)
 
     def _votes(self, distances: np.ndarray) -> np.ndarray:
         return np.exp((1 - distances) / self.temperature)

@@ -21,6 +21,7 @@ from ..clips.cache import CachedClips, CacheSettings
 from ..clips.sampling import Sampling
 from ..clips.splits import Splits, read_splits
 from ..errors import SonokitError
+from ..evaluation.seen import clips_seen
 from .biomarkers import BiomarkerExtractor, BiomarkerHead, SegmentPlan
 from .extractor_folder import backbone_folder_of, extractor_fingerprint, load_extractor, read_extractor
 from .head_fitting import seeded
@@ -134,8 +135,7 @@ def trained_on(provenance: dict[str, Any], content_hashes: pd.Series, patients: 
     """Of which clips labels were used in the making of a model: theirs (by content) or others of their patients. bool [N]."""
     if not provenance.get("fitted_on_labels", False):
         return np.zeros(len(content_hashes), dtype=bool)
-    contents, people = set(provenance["training_clips"].values()), set(provenance["training_patients"])
-    return (content_hashes.isin(contents) | patients.isin(people)).to_numpy(dtype=bool)
+    return clips_seen(provenance, content_hashes, patients.to_numpy(dtype=str, na_value=""))
 
 
 def _opened_backbone(
