@@ -13,6 +13,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from .errors import SonokitError
 
 Command = Callable[..., None]
+Group = Mapping[str, Command]
+"""Commands that share a first word, such as ``sonokit store info``."""
 
 _EXIT_FAULT = 2
 _EXIT_STOPPED = 130  # the shell's convention for Ctrl-C
@@ -33,29 +35,38 @@ class _OneLineParser(ArgumentParser):
 
 
 def run_commands(
-    commands: Mapping[str, Command], description: str, version: str, arguments: Sequence[str] | None = None
+    commands: Mapping[str, Command | Group],
+    description: str,
+    version: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    program: str = "sonokit",
 ) -> int:
     """Run ``PROGRAM COMMAND …`` and return its exit status.
 
     Only the chosen command's parser is built, so that ``--help`` answers at once.
 
     Args:
-        commands: Name → function; the first line of a docstring is its line in the list of commands.
+        commands: Name → function, or a group of them; the first line of a docstring is its line in the list of commands.
         description: What the program is, for ``--help``.
         version: Printed for ``--version``.
         arguments: ``sys.argv[1:]`` by default.
+        program: What was said before the command.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(_overview(commands, description))
+        sys.stdout.write(_overview(commands, description, program))
         return 0
     if words[0] == "--version":
-        sys.stdout.write(f"sonokit {version}\n")
+        sys.stdout.write(f"{program} {version}\n")
         return 0
     if words[0] not in commands:
-        sys.stderr.write(f"sonokit: error: there is no command {words[0]!r}. The commands: {', '.join(commands)}.\n")
+        sys.stderr.write(f"{program}: error: there is no command {words[0]!r}. The commands: {', '.join(commands)}.\n")
         return _EXIT_FAULT
-    return run_command(commands[words[0]], f"sonokit {words[0]}", words[1:])
+    chosen, name = commands[words[0]], f"{program} {words[0]}"
+    if isinstance(chosen, Mapping):
+        return run_commands(chosen, _of_group(chosen), version, words[1:], program=name)
+    return run_command(chosen, name, words[1:])
 
 
 def run_command(command: Command, program: str, arguments: Sequence[str] | None = None) -> int:
@@ -94,12 +105,22 @@ def _parser(command: Command, program: str) -> ArgumentParser:
     return parser
 
 
-def _overview(commands: Mapping[str, Command], description: str) -> str:
+def _overview(commands: Mapping[str, Command | Group], description: str, program: str) -> str:
     width = max(len(name) for name in commands)
-    lines = [f"  {name:<{width}}  {_docstring(function).splitlines()[0]}" for name, function in commands.items()]
-    usage = "usage: sonokit COMMAND [arguments] [--option VALUE …]"
-    closing = "sonokit COMMAND --help explains a command; every option can come from --config FILE.yaml."
+    lines = [f"  {name:<{width}}  {_first_line(chosen)}" for name, chosen in commands.items()]
+    usage = f"usage: {program} COMMAND [arguments] [--option VALUE …]"
+    closing = f"{program} COMMAND --help explains a command; every option can come from --config FILE.yaml."
     return "\n".join([usage, "", description, "", "commands:", *lines, "", closing, ""])
+
+
+def _first_line(chosen: Command | Group) -> str:
+    return _of_group(chosen) if isinstance(chosen, Mapping) else _docstring(chosen).splitlines()[0]
+
+
+def _of_group(group: Group) -> str:
+    """What a group is about: the first line of the module that its commands stand in."""
+    module = inspect.getmodule(next(iter(group.values())))
+    return (inspect.getdoc(module) or "").partition("\n")[0]
 
 
 def _docstring(command: Command) -> str:

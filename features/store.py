@@ -11,7 +11,7 @@ A store set holds one store a fold, each with *all* clips as that fold's extract
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -131,6 +131,10 @@ class EmbeddingStore:
             return schema.empty_table().select(wanted)
         rows = pa.concat_tables(parts).combine_chunks()
         return rows.take(_order(rows)).select(wanted)
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows part by part, all columns or the named ones, in the order of writing: for what must not hold all at once."""
+        return self._parts.tables(columns)
 
     def embeddings(self) -> tuple[np.ndarray, np.ndarray]:
         """The embeddings, float32 [N, D], and their row_ids, int64 [N], in the order of ``table``."""
