@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from . import __version__
-from .command_line import Command, run_command, run_commands
+from . import __version__, cli_store
+from .command_line import Command, Group, run_command, run_commands
 
 _DESCRIPTION = "Learns features from ultrasound video once; clinical questions are answered from them in minutes."
 
@@ -410,11 +410,16 @@ def train_biomarkers(
     weights: str = "none",
     biomarkers: str = "a_lines,b_lines,consolidation,effusion,pleural_irregularity",
     splits: Path | None = None,
-    tune: Literal["none", "all"] = "none",
-    pooling: Literal["lse", "mean"] = "lse",
+    tune: Literal["none", "part", "all"] = "none",
+    stages: int = 1,
+    pooling: Literal["lse", "mean", "attention", "noisy_or"] = "lse",
     temporal_shift: float = 0.0,
     embedding: int = 128,
     epochs: int | None = None,
+    class_weights: Literal["balanced", "none"] = "balanced",
+    label_smoothing: float = 0.05,
+    calibration: Literal["inner", "none"] = "inner",
+    batch_norm: Literal["frozen", "batch"] = "frozen",
     size: int = 224,
     frames: int = 16,
     segments: int = 4,
@@ -426,6 +431,7 @@ def train_biomarkers(
 
     Labels are weak: 1 seen somewhere in the clip, 0 not, empty unknown. With --splits it leaves one extractor a fold, each
     blind to its test patients, and a final one; without, one extractor that has seen everything and cannot be evaluated here.
+    Beside them: report.json (AUROC and calibration, out of fold), reliability.png, out_of_fold.csv.
 
     Args:
         manifest: The manifest, with the biomarker columns.
@@ -434,11 +440,17 @@ def train_biomarkers(
         weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
         biomarkers: Columns, separated by commas.
         splits: From sonokit split.
-        tune: "none" keeps the backbone as it is (seconds a fold), "all" trains it too.
-        pooling: How segments make the clip: "lse" (seen once is enough) or "mean".
+        tune: "none" keeps the backbone as it is (seconds a fold), "part" trains its last stages (minutes), "all" all of it.
+        stages: How many of the last stages "part" trains.
+        pooling: How segments make the clip: "lse" or "noisy_or" (seen once is enough), "mean", or "attention" (learnt).
         temporal_shift: Share of channels exchanged with the neighbouring frames each way (0.125 in the paper; 0 is off).
         embedding: Length of a segment's embedding.
-        epochs: Fixed beforehand (default: 30 with a frozen backbone, 20 end to end).
+        epochs: Fixed beforehand (default: 30 of the head; with "part" and "all" then 10 and 20 together with the backbone).
+        class_weights: "balanced" lets rare positives weigh as much as the many negatives, "none" does not.
+        label_smoothing: What a negative's target is raised to, because "not noted" is often written as absent.
+        calibration: "inner" calibrates probabilities on inner folds (five trainings instead of one; with "all" only the final
+            extractor's, from the folds' predictions), "none" leaves them as trained.
+        batch_norm: With "all": "frozen" keeps the backbone's statistics, "batch" is for a network with random weights.
         size: Side of a frame, in pixels.
         frames: Evenly spaced frames of a clip.
         segments: Into which they are divided.
@@ -449,22 +461,28 @@ def train_biomarkers(
     config = _options(locals())
     from .backbones.folder import open_backbone
     from .clips.splits import read_splits
-    from .features.weak_training import BiomarkerSettings
+    from .features.biomarker_settings import BiomarkerSettings
     from .features.weak_training import train_biomarkers as train
 
     _require_model(backbone)
     columns = _words(biomarkers)
-    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, binary=columns, required=columns)
     settings = BiomarkerSettings(
         biomarkers=columns,
         embedding=embedding,
         segments=segments,
-        segment_frames=frames // segments,
+        segment_frames=frames // max(1, segments),
         pooling=pooling,
         tune=tune,
+        stages=stages,
         epochs=epochs,
+        class_weights=class_weights,
+        label_smoothing=label_smoothing,
+        calibration=calibration,
+        batch_norm=batch_norm,
         seed=seed,
     )
+    settings.check()  # before an hour of decoding
+    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, binary=columns, required=columns)
     network = open_backbone(backbone, weights=weights, seed=seed, temporal_shift=temporal_shift)
     folder = train(
         clips,
@@ -478,6 +496,47 @@ def train_biomarkers(
     print(f"extractor -> {folder}")
 
 
+def explain(
+    clip: str,
+    model: Path,
+    out: Path | None = None,
+    biomarkers: str | None = None,
+    method: Literal["gradcam", "integrated_gradients", "occlusion"] = "gradcam",
+    moments: Literal["sliding", "segments"] | None = None,
+    frames: int | None = None,
+    film: str | None = None,
+    checks: bool = True,
+    seed: int = 0,
+) -> None:
+    """Show what an extractor saw in a clip: every biomarker over time, and where in the frame, as a picture and a video.
+
+    A map is a coarse hint and no proof: strip.png and explanation.json say how much of it lies in the sector and how like it is
+    to maps of random networks. Explain clips by an extractor that has not seen them; you are warned of others.
+
+    Args:
+        clip: A clip of any format, DICOM too, or an fsspec URL.
+        model: An extractor folder, or an extractor set (its final extractor).
+        out: The folder to write (default: explained-CLIP, here).
+        biomarkers: Those to draw maps of, separated by commas (default: all).
+        method: How the maps are made. "gradcam" takes seconds; the others minutes, and work for any backbone.
+        moments: "sliding": one around every sampled frame; "segments": the extractor's own (default: sliding for gradcam).
+        frames: Evenly spaced frames of the clip (default: as many as the extractor was trained on).
+        film: The biomarker whose maps the video shows (default: the most probable).
+        checks: Compare the maps with those of random networks; without, it is faster.
+        seed: Of these.
+    """
+    config = _options(locals())
+    from .features.explain import ExplainSettings
+    from .features.explain_folder import explain as write_explanation
+
+    folder = out or Path(f"explained-{Path(clip).stem}")
+    settings = ExplainSettings(method, _words(biomarkers or ""), moments, checks, seed)
+    found = write_explanation(clip, model, folder, settings, frames=frames, film=film, config=config)
+    for name, probability in zip(found.biomarkers, found.clip_probabilities, strict=True):
+        print(f"{name:24} {probability:.2f}")
+    print(f"explanation -> {folder} (look at {folder / 'strip.png'})")
+
+
 def extract_features(
     manifest: Path,
     model: str,
@@ -488,6 +547,10 @@ def extract_features(
     segments: int | None = None,
     size: int = 224,
     dtype: Literal["float16", "float32"] = "float16",
+    runtime: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto",
+    engine: Literal["local", "ray"] = "local",
+    ray_workers: int | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
     cache: Path = Path("sonokit-cache"),
     patient: str | None = None,
     seed: int = 0,
@@ -506,44 +569,96 @@ def extract_features(
         segments: Rows of a clip (default: those of the extractor; one a frame for a backbone).
         size: Side of a frame, in pixels. For an extractor, its own frames and size count.
         dtype: Of the embeddings.
+        runtime: What computes on a CPU; auto takes OpenVINO or ONNX Runtime where installed and the clips are many enough.
+        engine: local, or ray: on the cluster of RAY_ADDRESS, else on one of this machine.
+        ray_workers: Of Ray (default: one a core, or one a GPU).
+        device: cpu or cuda (default: a GPU where there is one).
         cache: The folder of decoded frames.
         patient: The column that stands for the patient, where it is not patient_id.
         seed: Of random weights.
     """
     config = _options(locals())
+    from .clips.cache import CacheSettings
+    from .clips.manifest import read_manifest
+    from .clips.sampling import Sampling
+    from .clips.streaming import stream
     from .features.extract import extract_features as extract
     from .features.models import frame_settings
 
     _require_model(model)
-    own = frame_settings(model)
-    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, settings=own)
-    folder = extract(clips, model, out, segments=segments, floor=floor, dtype=dtype, weights=weights, seed=seed, config=config)
-    rejected = f"; {len(clips.rejected)} rejected, see {out / 'rejected.csv'}" if len(clips.rejected) else ""
-    print(f"{len(clips)} clips -> {folder}{rejected}")
+    settings = frame_settings(model) or CacheSettings(size=size, sampling=Sampling(frames=frames))
+    clips = stream(read_manifest(manifest, patient=patient), cache, settings)
+    folder = extract(
+        clips,
+        model,
+        out,
+        segments=segments,
+        floor=floor,
+        dtype=dtype,
+        weights=weights,
+        seed=seed,
+        device=device,
+        runtime=runtime,
+        engine=engine,
+        ray_workers=ray_workers,
+        config=config,
+    )
+    left_out = len(clips.rejected)
+    rejected = f"; {left_out} rejected, see {out / 'rejected.csv'}" if left_out else ""
+    print(f"{len(clips.manifest) - left_out} clips -> {folder}{rejected}")
 
 
 def search(
     store: Path,
     query: str,
     k: int = 5,
+    where: str | None = None,
+    one_per_patient: bool = False,
     same_patient: bool = False,
+    model: str | None = None,
+    weights: str = "none",
+    kind: Literal["auto", "flat", "fp16", "hnsw", "ivf", "pq"] | None = None,
+    gallery: Path | None = None,
+    cache: Path = Path("sonokit-cache"),
 ) -> None:
-    """Show the clips of a store that are most similar to one of them.
+    """Show the clips of a store that are most similar to one of them, or to a clip from elsewhere.
 
     Args:
         store: A store, or a store set (its final store is searched).
-        query: The clip_id that is asked about.
+        query: The clip_id that is asked about; or, with --model, a clip's file.
         k: How many clips.
+        where: Only clips with these values, such as probe=convex,site=s2.
+        one_per_patient: Of each patient only the most similar clip.
         same_patient: Also show clips of the query's own patient, which are similar for no medical reason.
+        model: For a file: the extractor or backbone that made the store.
+        weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
+        kind: The kind of index. flat and fp16 compare every row, hnsw and ivf skip most and find nearly all neighbours, pq
+            finds fewest; auto is fp16 up to 100,000 rows and ivf beyond. The index is built where it is not there; without
+            this option the one that is there answers.
+        gallery: An HTML page to write: the clip beside its neighbours, their frames, labels and biomarkers.
+        cache: The frame cache from which the page has its frames.
     """
+    from .features.gallery import write_gallery
     from .features.search import search as nearest
     from .features.store import StoreSet, open_stores
 
     stores = open_stores(store)
     bank = stores.final if isinstance(stores, StoreSet) else stores
-    found = nearest(bank, query, k, exclude_same_patient=not same_patient)
+    asked, vector = (query, query) if model is None else _asked(Path(query), model, weights, bank, cache)
+    found = nearest(
+        bank,
+        vector,
+        k,
+        exclude_same_patient=not same_patient,
+        where=_pairs(where),
+        one_per_patient=one_per_patient,
+        kind=kind,
+    )
     technical = ["content_hash", "path", "url", "licence", "container", "frame_rate", "extractor_trained_on"]
     print(found.drop(columns=technical, errors="ignore").to_string(index=False))
+    if gallery is not None:
+        write_gallery(bank, asked, found, gallery, cache if cache.is_dir() else None)
+        print(f"gallery -> {gallery}")
 
 
 def fit_expert(
@@ -697,6 +812,27 @@ def _extracted(clips: Path, model: str, weights: str, made: Any, cache: Path, fo
     return open_stores(extract(cached, model, folder / "store", weights=weights, **choices))
 
 
+def _asked(clip: Path, model: str, weights: str, bank: Any, cache: Path) -> tuple[Any, Any]:
+    """A clip's file as a query: what the gallery says of it, and its embedding; its name, twice, where the store has it."""
+    import tempfile
+
+    from .errors import SonokitError
+    from .features.gallery import asked_from
+    from .features.search import direction_of
+
+    if not clip.is_file():
+        raise SonokitError(f"with --model the query is a clip's file, and there is no file {clip}.")
+    with tempfile.TemporaryDirectory() as folder:
+        extracted = _extracted(clip, model, weights, bank.header, cache, Path(folder))
+        if extracted.header.fingerprint != bank.header.fingerprint:
+            raise SonokitError(f"{model} did not make {bank.folder}: embeddings of two models cannot be compared.")
+        held = bank.frame(["clip_id", "content_hash"])
+        same = held.loc[held["content_hash"].isin(extracted.frame(["content_hash"])["content_hash"]), "clip_id"]
+        if len(same):
+            return same.iloc[0], same.iloc[0]
+        return asked_from(extracted, cache), direction_of(extracted)
+
+
 def _labelled(clips: Any, label: str, **choice: Any) -> tuple[Any, Any, tuple[str, ...]]:
     """The clips that can answer for a label (as fit-expert chooses them), what is true of each, and notes on the others."""
     import numpy as np
@@ -768,7 +904,7 @@ def _relative_paths(paths: Any, folder: Path, target: Path) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script ``sonokit``."""
-    commands: dict[str, Command] = {
+    commands: dict[str, Command | Group] = {
         "doctor": doctor,
         "scan": scan,
         "split": split,
@@ -778,8 +914,10 @@ def main(arguments: list[str] | None = None) -> int:
         "pretrain": pretrain,
         "probe": probe,
         "train-biomarkers": train_biomarkers,
+        "explain": explain,
         "extract-features": extract_features,
         "search": search,
+        "store": cli_store.COMMANDS,
         "fit-expert": fit_expert,
         "predict": predict,
     }

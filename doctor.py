@@ -20,11 +20,16 @@ _NEEDED = {
     "pydicom": "DICOM",
     "faiss-cpu": "the vector index",
     "pyarrow": "the embedding store",
+    "universal-pathlib": "stores behind URLs",
+    "captum": "maps of where a finding is seen",
     "scikit-learn": "linear heads, splits and scores",
     "xgboost": "boosted heads",
     "skops": "safe files for linear heads",
 }
 _OPTIONAL = {
+    "openvino": ("the fastest forward passes on a CPU", "pip install 'sonokit[openvino]'"),
+    "onnxruntime": ("fast forward passes on any CPU", "pip install 'sonokit[onnxruntime]'"),
+    "ray": ("extract-features --engine ray", "pip install 'sonokit[ray]'"),
     "decord2": ("peeking at a few frames of mp4 files", "pip install 'sonokit[decord]'"),
     "python-gdcm": ("JPEG-lossless, JPEG-LS and JPEG 2000 inside DICOM", "pip install 'sonokit[dicom]'"),
 }

@@ -31,7 +31,7 @@ from .shards import ShardWriter, StoredClips, StoredFrames, open_shards, remove_
 _NAMED = 5  # how many clips a message names
 _log = logging.getLogger(__name__)
 
-_Result = StoredFrames | tuple[str, str]  # a decoded clip, or its content hash and the reason why it cannot be used
+Decoded = StoredFrames | tuple[str, str]  # a decoded clip, or its content hash and the reason why it cannot be used
 
 
 def prepare(
@@ -63,15 +63,15 @@ def prepare(
         shards.mkdir(parents=True, exist_ok=True)
         sources = identify(manifest.locations(), folder / "sources.parquet", pool, progress=progress)
         sources = sources.drop(columns="path")  # it is made anew for those that are missing: 70 MB for a million clips
-        _give_back_memory()
+        give_back_memory()
         stored = open_shards(shards, settings.size)
-        if len(_missing(manifest, sources, stored)):
-            with _locked(shards):
+        if len(missing_sources(manifest, sources, stored)):
+            with locked(shards):
                 remove_unfinished(shards)
                 stored = open_shards(shards, settings.size)  # another process may have been at it
-                missing = _missing(manifest, sources, stored)
-                work = partial(_decode, settings=settings)
-                reasons = _store_all(missing, shards, _as_completed(pool, work, _jobs(missing), 2 * threads), progress)
+                missing = missing_sources(manifest, sources, stored)
+                work = partial(decode_frames, settings=settings)
+                reasons = _store_all(missing, shards, as_completed(pool, work, decoding_jobs(missing), 2 * threads), progress)
             sources["reason"] = sources["reason"].fillna(sources["content_hash"].map(reasons).astype("str"))
             stored = open_shards(shards, settings.size)
     except OSError as error:  # a clip that cannot be read is no OSError here but a reason
@@ -82,28 +82,35 @@ def prepare(
         pool.shutdown(wait=True, cancel_futures=True)
     clips = _collect(manifest, sources, stored, settings)
     del sources, stored
-    _give_back_memory()
+    give_back_memory()
     return clips
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Arrow keeps what it has used for later: for a million clips 0.3 GB."""
     pa.default_memory_pool().release_unused()
 
 
-def _missing(manifest: Manifest, sources: pd.DataFrame, stored: StoredClips) -> pd.DataFrame:
-    """The sources that are not stored yet, each content once."""
+def missing_sources(manifest: Manifest, sources: pd.DataFrame, stored: StoredClips) -> pd.DataFrame:
+    """The sources that are not stored yet, each content once: content_hash, stamp, path.
+
+    Args:
+        manifest: The clips.
+        sources: What ``identify`` found out about each, in the same order.
+        stored: The clips whose frames are there.
+    """
     is_absent = (sources["content_hash"].notna() & (stored.find(sources["content_hash"]) < 0)).to_numpy()
     absent = sources[is_absent].assign(path=manifest.select(is_absent).locations().to_numpy())
     # of several files of one content always the same one is read, whatever the order of the rows
     return absent.sort_values("path", kind="stable").drop_duplicates("content_hash").sort_index()
 
 
-def _jobs(missing: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+def decoding_jobs(missing: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """What :func:`decode_frames` takes, of the table that :func:`missing_sources` gives."""
     return missing[["content_hash", "path", "stamp"]].itertuples(index=False, name=None)
 
 
-def _store_all(missing: pd.DataFrame, shards: Path, results: Iterable[_Result], progress: bool) -> dict[str, str]:
+def _store_all(missing: pd.DataFrame, shards: Path, results: Iterable[Decoded], progress: bool) -> dict[str, str]:
     """Write what was decoded; returns the reason for every content that could not be."""
     reasons: dict[str, str] = {}
     writer = ShardWriter(shards)
@@ -118,7 +125,7 @@ def _store_all(missing: pd.DataFrame, shards: Path, results: Iterable[_Result], 
     return reasons
 
 
-def _decode(job: tuple[str, str, str], settings: CacheSettings) -> _Result:
+def decode_frames(job: tuple[str, str, str], settings: CacheSettings) -> Decoded:
     """One clip, or its content hash and the reason why it cannot be used."""
     content, path, stamp = job
     try:
@@ -131,7 +138,7 @@ def _decode(job: tuple[str, str, str], settings: CacheSettings) -> _Result:
     return StoredFrames(content, frames, clip.indices, clip.container, clip.frame_rate, clip.frame_count, clip.declared_count)
 
 
-def _as_completed(pool: Executor, work: partial, jobs: Iterable, window: int) -> Iterator[_Result]:
+def as_completed(pool: Executor, work: partial, jobs: Iterable, window: int) -> Iterator[Decoded]:
     """Results as they come; never more than ``window`` jobs are waiting or in memory."""
     jobs = iter(jobs)
     pending = {pool.submit(work, job) for job in islice(jobs, window)}
@@ -146,22 +153,32 @@ def _collect(manifest: Manifest, sources: pd.DataFrame, stored: StoredClips, set
     positions = np.where(sources["content_hash"].notna(), stored.find(sources["content_hash"]), -1)
     usable = positions >= 0
     rejected = manifest.table.loc[~usable, ["clip_id", "path"]].assign(reason=sources["reason"][~usable]).reset_index(drop=True)
-    listing = stored.folder / "rejected.csv"
+    list_rejected(rejected, manifest, stored.folder)
+    clips = CachedClips(manifest.select(usable), rejected, settings, stored.take(positions[usable]))
+    warn_of_short_clips(clips.table)
+    return clips
+
+
+def list_rejected(rejected: pd.DataFrame, manifest: Manifest, shards: Path) -> None:
+    """Write ``rejected.csv`` (clip_id, path, reason) beside the shards, and say so.
+
+    Raises:
+        SonokitError: All clips of the manifest were rejected.
+    """
+    listing = shards / "rejected.csv"
     try:
         write_text(listing, rejected.to_csv(index=False, lineterminator="\n"))
     except OSError as error:  # a cache that is complete may be read-only
         _log.warning("Cannot write the list of clips that are left out: %s", error)
     examples = "; ".join((rejected["clip_id"] + ": " + rejected["reason"]).head(_NAMED))
-    if not usable.any():
+    if len(rejected) == len(manifest):
         raise SonokitError(f"No clip of {manifest.source} can be decoded, of {len(manifest)} ({examples}). See {listing}.")
     if len(rejected):
         _log.warning("Clips left out: %d of %d (%s); see %s", len(rejected), len(manifest), examples, listing)
-    clips = CachedClips(manifest.select(usable), rejected, settings, stored.take(positions[usable]))
-    _warn_of_short_clips(clips.table)
-    return clips
 
 
-def _warn_of_short_clips(table: pd.DataFrame) -> None:
+def warn_of_short_clips(table: pd.DataFrame) -> None:
+    """Name the clips (clip_id, frame_count, declared_count) with fewer frames than their files announce."""
     short = table[(table["declared_count"] > table["frame_count"]).fillna(False)]
     if len(short):
         names = [f"{row.clip_id}: {row.frame_count} of {row.declared_count}" for row in short.head(_NAMED).itertuples()]
@@ -170,7 +187,7 @@ def _warn_of_short_clips(table: pd.DataFrame) -> None:
 
 
 @contextmanager
-def _locked(shards: Path) -> Iterator[None]:
+def locked(shards: Path) -> Iterator[None]:
     """One process decodes at a time; a second one waits and finds the work done."""
     lock = FileLock(shards / ".lock")
     try:

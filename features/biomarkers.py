@@ -1,13 +1,13 @@
 """The biomarker network: a shared 2-D backbone, a compact embedding a segment, a logit a biomarker (Gare et al., 2206.08398).
 
 frames → backbone → mean over a segment's frames → standardise → linear, LayerNorm, GELU → embedding → linear → logits. A clip's
-logit pools its segments': "mean", or "lse" (log of the mean of exponentials), which lies nearer the highest, because a finding
-that was seen once makes a clip positive. Labels are a clip's; how a segment is called follows from the pooling alone.
+logit pools its segments' (see ``pooling.py``). Labels are a clip's; how a segment is called follows from the pooling alone. A
+head whose probabilities were calibrated, on clips that it had not seen, carries the calibration too.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ..backbones.build import Backbone
 from ..errors import SonokitError
-
-Pooling = Literal["mean", "lse"]
+from .byte_dropout import ByteDropout
+from .pooling import GatedAttention, Pooling, even_odds, pool_logits
 
 
 @dataclass(frozen=True)
@@ -47,31 +47,97 @@ class SegmentPlan:
 class BiomarkerHead(nn.Module):
     """From the mean backbone features of a segment to its embedding and logits.
 
+    Args:
+        features: Length D of the features.
+        biomarkers: B.
+        embedding: Length E of the embedding.
+        dropout: On the features and on the embedding, in training.
+        pooling: From segments to the clip.
+        segments: Of a clip, at most: noisy-or begins at even odds for a clip of that many.
+
     Attributes:
         centre, scale: Of the features on the training clips, shape [D]; fitted once (``standardise_on``), then kept.
+        calibration_slope, calibration_intercept: Of the logits, shape [B]; 1 and 0 where nothing was calibrated.
     """
 
     centre: Tensor
     scale: Tensor
+    calibration_slope: Tensor
+    calibration_intercept: Tensor
 
-    def __init__(self, features: int, biomarkers: int, *, embedding: int = 128, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        features: int,
+        biomarkers: int,
+        *,
+        embedding: int = 128,
+        dropout: float = 0.0,
+        pooling: Pooling = "lse",
+        segments: int = 1,
+    ) -> None:
         super().__init__()
+        self.pooling = pooling
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
-        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("calibration_slope", torch.ones(biomarkers))
+        self.register_buffer("calibration_intercept", torch.zeros(biomarkers))
+        self.register_load_state_dict_pre_hook(_uncalibrated_where_silent)
+        self.dropout = ByteDropout(dropout)
         self.embed = nn.Sequential(nn.Linear(features, embedding), nn.LayerNorm(embedding), nn.GELU())
         self.classify = nn.Linear(embedding, biomarkers)
+        self.attention = GatedAttention(embedding, biomarkers) if pooling == "attention" else None
+        if pooling == "noisy_or":  # from 0, many segments would begin as a certain finding, which no label could undo in time
+            nn.init.constant_(self.classify.bias, even_odds(segments))
 
     def standardise_on(self, features: Tensor) -> None:
         """Take ``centre`` and ``scale`` from the features of training segments, [N, D]."""
         self.centre.copy_(features.mean(dim=0))
         self.scale.copy_(features.std(dim=0, unbiased=False).clamp_min(1e-6))
 
+    def calibrate(self, slope: Sequence[float], intercept: Sequence[float]) -> None:
+        """Take the calibration of each biomarker; slopes are above 0, so that no ranking changes."""
+        self.calibration_slope.copy_(torch.tensor(slope))
+        self.calibration_intercept.copy_(torch.tensor(intercept))
+
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features [..., D] → embedding [..., E], logits [..., B]."""
-        standardised = (features - self.centre) / self.scale
+        return self.read(self.standardise(features))
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Features [..., D] in units of the training clips' spread, [..., D]."""
+        return (features - self.centre) / self.scale
+
+    def read(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised features [..., D] → embedding [..., E], logits [..., B]."""
         embedding = self.embed(self.dropout(standardised))  # [..., E]
         return embedding, self.classify(self.dropout(embedding))  # [..., B]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [..., B] → probabilities [..., B], calibrated where the head is.
+
+        A calibration is fitted to clips. Of a segment it says how probable a clip would be that shows this segment alone.
+        """
+        return (self.calibration_slope * logits + self.calibration_intercept).sigmoid()
+
+    def pool(self, logits: Tensor, present: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+        """Segment logits [N, S, B] → clip logits [N, B].
+
+        Args:
+            logits: Of segments.
+            present: Which segments a clip has, bool [N, S]; None: all.
+            embedding: Of the segments, [N, S, E]; attention needs it.
+
+        Raises:
+            SonokitError: Attention without an embedding.
+        """
+        scores = self.attention(embedding) if self.attention is not None and embedding is not None else None
+        return pool_logits(logits, present, self.pooling, scores)
+
+
+def _uncalibrated_where_silent(head: BiomarkerHead, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Weights saved before there was a calibration have none."""
+    for name in ("calibration_slope", "calibration_intercept"):
+        state.setdefault(f"{prefix}{name}", getattr(head, name))
 
 
 class BiomarkerExtractor(nn.Module):
@@ -104,7 +170,14 @@ class BiomarkerExtractor(nn.Module):
         self.plan = plan
         self.size = size
         self.pooling = pooling
-        self.head = BiomarkerHead(backbone.num_features, len(self.biomarkers), embedding=embedding, dropout=dropout)
+        self.head = BiomarkerHead(
+            backbone.num_features,
+            len(self.biomarkers),
+            embedding=embedding,
+            dropout=dropout,
+            pooling=pooling,
+            segments=plan.segments,
+        )
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames [N, S, F, C, H, W] in [0, 1] → embedding [N, S, E], logits [N, S, B]."""
@@ -112,9 +185,13 @@ class BiomarkerExtractor(nn.Module):
         features = segment_features(self.backbone, frames.flatten(0, 1))  # [N·S, D]
         return self.head(features.unflatten(0, (clips, segments)))
 
-    def clip_logits(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
-        """Segment logits [N, S, B] → clip logits [N, B]; ``present`` (bool [N, S]) says which segments a clip has."""
-        return pool_logits(logits, present, self.pooling)
+    def clip_logits(self, logits: Tensor, present: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+        """Segment logits [N, S, B] → clip logits [N, B], see :meth:`BiomarkerHead.pool`."""
+        return self.head.pool(logits, present, embedding)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits [..., B] → probabilities [..., B], see :meth:`BiomarkerHead.probabilities`."""
+        return self.head.probabilities(logits)
 
 
 def segment_features(backbone: Backbone, frames: Tensor) -> Tensor:
@@ -131,19 +208,6 @@ def segment_features(backbone: Backbone, frames: Tensor) -> Tensor:
     if frames.shape[1] == 1:
         return backbone(frames[:, 0]).float()
     return backbone(frames).float().mean(dim=1)  # [U, F, D] → [U, D]
-
-
-def pool_logits(logits: Tensor, present: Tensor | None, pooling: Pooling) -> Tensor:
-    """[N, S, B] → [N, B] over the segments that are ``present`` (bool [N, S]; None: all)."""
-    if pooling not in get_args(Pooling):
-        raise SonokitError(f"pooling must be one of {', '.join(get_args(Pooling))}, it is {pooling!r}")
-    if present is None:
-        present = torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device)
-    count = present.sum(dim=1, keepdim=True).to(logits.dtype)  # [N, 1]
-    if pooling == "mean":
-        return (logits * present[..., None]).sum(dim=1) / count
-    absent = torch.where(present, 0.0, float("-inf"))[..., None]  # [N, S, 1]
-    return (logits + absent).logsumexp(dim=1) - count.log()
 
 
 def masked_loss(logits: Tensor, labels: Tensor, pos_weight: Tensor, label_smoothing: float = 0.0) -> Tensor:

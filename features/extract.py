@@ -1,42 +1,44 @@
-"""Clips through a model into embedding stores; what is there already is not done again.
+"""Clips through a model into embedding stores; what is there already is not done again, nor even decoded.
 
 Whatever stops a run, what it has done is kept: rows go to disk in whole parts, and a clip is done when its content is there.
-The rows do not depend on how often the work was interrupted. Two processes may fill one store; what both did is there once.
-What the manifest newly says of clips that are done (a mended label) is brought into their rows.
+The rows do not depend on how often the work was interrupted, nor on which processes did it. Two processes may fill one store;
+what both did is there once. What the manifest newly says of clips that are done (a mended label) is brought into their rows.
 """
 
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
+import yaml
 from tqdm import tqdm
 
-from ..atomic import atomic_path, write_json
 from ..backbones.build import Backbone
-from ..clips.cache import CachedClips
+from ..clips.cache import CachedClip, CachedClips
 from ..clips.splits import Splits, write_splits
+from ..clips.streaming import ClipStream
 from ..errors import SonokitError
-from ..run_folder import write_config
+from ..run_folder import environment
+from .engines import Runtime, choose_runtime
+from .filling import Filler, clip_details
 from .forward import FeaturePass, Segments, choose_device
 from .index import build_index, index_is_current
-from .models import ExtractionChoices, OpenedModel, Pass, Target, open_model, random_twin, trained_on
-from .relabel import refresh_details
-from .rows import StoreHeader, make_rows
+from .models import ExtractionChoices, OpenedModel, Pass, open_model, random_twin
+from .rows import StoreHeader
 from .store import EmbeddingStore
+from .store_files import as_folder, put_bytes, put_json
 
-_PART_CLIPS = 256
-_PART_SECONDS = 60.0
 _BEGUN = (".", "fold-", "final", "floor")  # all that a run which was killed at once may have left
+_WORTH_COMPILING = 320  # frames: for fewer torch is done before another runtime is ready, or nearly so
 
 
 def extract_features(
-    clips: CachedClips,
+    clips: CachedClips | ClipStream,
     model: str | Path | Backbone,
-    out: Path,
+    out: str | Path,
     *,
     segments: int | None = None,
     segment_frames: int | None = None,
@@ -45,13 +47,17 @@ def extract_features(
     weights: str | Path = "none",
     seed: int = 0,
     device: str | None = None,
+    runtime: Runtime = "auto",
+    engine: Literal["local", "ray"] = "local",
+    ray_workers: int | None = None,
     config: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
     """Fill the store, or for an extractor set the store set, in ``out``.
 
     Args:
-        clips: Cached clips; those that could not be decoded are listed in ``out/rejected.csv``.
+        clips: Cached clips, or a stream, of which those that the store lacks are decoded while others are worked on; those that
+            could not be decoded are listed in ``out/rejected.csv``.
         model: A timm name, a backbone folder, an extractor folder, an extractor set, or a backbone in memory that has seen no
             labels.
         out: The folder to make, or to add to.
@@ -63,6 +69,9 @@ def extract_features(
         weights: For a timm name: "none" (random), "timm" or a .safetensors file.
         seed: Of random weights.
         device: "cpu" or "cuda"; None: a GPU where there is one.
+        runtime: What computes on a CPU. "auto": OpenVINO or ONNX Runtime where one is installed and the clips are many enough.
+        engine: "local": here. "ray": on a Ray cluster, the one of RAY_ADDRESS or one of this machine.
+        ray_workers: Of Ray; None: one a core of the cluster, on GPUs one a GPU.
         config: The command's resolved options, for config.yaml.
         progress: Show bars.
 
@@ -70,11 +79,13 @@ def extract_features(
         ``out``.
 
     Raises:
-        SonokitError: No clip could be decoded, ``out`` holds something else, or model, clips and choices do not go together.
+        SonokitError: No clip could be decoded, ``out`` holds something else, model, clips and choices do not go together, or a
+            package is missing.
     """
-    out = Path(out)
+    out = as_folder(out)
     if not len(clips):
         raise SonokitError("none of the manifest's clips could be decoded; rejected.csv in the frame cache says why")
+    forward = _Forward(clips, device, runtime, engine, ray_workers)
     opened = open_model(model, clips, ExtractionChoices(segments, segment_frames, dtype, weights, seed))
     passes = [*opened.passes, *([random_twin(opened, seed)] if floor else [])]
     for one in passes:
@@ -85,26 +96,107 @@ def extract_features(
     if opened.splits is not None:
         _write_set(out, opened.splits)
     if config is not None:
-        write_config(out, config)
-    _write_rejected(clips, out)
-    details = clip_details(clips)
-    for one, its_stores in zip(passes, stores, strict=True):
-        _run_pass(one, its_stores, clips, details, choose_device(device), progress)
+        put_bytes(out / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+    try:
+        for one, its_stores in zip(passes, stores, strict=True):
+            _run_pass(one, its_stores, clips, forward, progress)
+    finally:
+        put_bytes(out / "rejected.csv", clips.rejected.to_csv(index=False, lineterminator="\n").encode())
+        if config is not None:
+            put_json(out / "environment.json", {**environment(), "forward": forward.used})
+    if isinstance(clips, ClipStream):
+        clips.finish()
+    _finish(stores)
     return out
 
 
-def clip_details(clips: CachedClips) -> pd.DataFrame:
-    """What each clip's rows say of it: known columns, measurements and labels, one row a clip in the clips' order.
+class _Forward:
+    """Where and in what the backbone runs; the choice is made once for all passes.
 
-    ``patient_id`` is the column that stands for the patient, whatever its name is in the manifest.
+    Attributes:
+        used: Names of engine, device and runtime, as far as known.
     """
-    manifest = clips.manifest
-    details = manifest.table.copy()
-    patient = manifest.patient_column
-    details["patient_id"] = details[patient].astype("string") if patient else pd.array([pd.NA] * len(details), dtype="string")
-    for name in ("content_hash", "container", "frame_rate"):
-        details[name] = clips.table[name].to_numpy()
-    return details
+
+    def __init__(
+        self, clips: CachedClips | ClipStream, device: str | None, runtime: Runtime, engine: str, ray_workers: int | None
+    ) -> None:
+        if engine not in ("local", "ray"):
+            raise SonokitError(f"engine must be local or ray, it is {engine!r}")
+        self._clips, self._runtime, self._engine, self._workers = clips, runtime, engine, ray_workers
+        self._device_name = device
+        self.used = {"engine": engine}
+        if engine == "local":
+            choose_runtime(runtime, choose_device(device))  # told before hours of work
+        else:
+            from .ray_extract import require_ray
+
+            require_ray()
+
+    def over(self, one: Pass, wanted: np.ndarray) -> Generator[tuple[int, Segments]]:
+        """Positions and segments of the clips at ``wanted`` that can be decoded."""
+        runtime = self._resolved(one)
+        if self._engine == "ray":
+            from .ray_extract import ray_segments
+
+            return ray_segments(
+                one, self._clips, wanted, runtime=runtime, device=self._device_name, workers=self._workers, used=self.used
+            )
+        return _local_segments(one, self._clips, wanted, choose_device(self._device_name), runtime, self.used)
+
+    def _resolved(self, one: Pass) -> Runtime:
+        """Decided by all clips, not by those that are left: a resumed run must go on as it began."""
+        frames = len(self._clips) * one.plan.segments * one.plan.frames
+        return "torch" if self._runtime == "auto" and frames < _WORTH_COMPILING else self._runtime
+
+
+def _local_segments(
+    one: Pass,
+    clips: CachedClips | ClipStream,
+    wanted: np.ndarray,
+    device: torch.device,
+    runtime: Runtime,
+    used: dict[str, str],
+) -> Generator[tuple[int, Segments]]:
+    features = FeaturePass(one.backbone, one.plan, device, runtime)
+    with closing(features.numbered(_clips_at(clips, wanted))) as results:
+        yield from results
+    used |= {"device": device.type, "runtime": features.runtime}
+
+
+def _clips_at(clips: CachedClips | ClipStream, wanted: np.ndarray) -> Generator[tuple[int, CachedClip]]:
+    if isinstance(clips, ClipStream):
+        return clips.over(wanted)
+    return ((i, clips[i]) for i in wanted.tolist())
+
+
+def _run_pass(
+    one: Pass, stores: list[EmbeddingStore], clips: CachedClips | ClipStream, forward: _Forward, progress: bool
+) -> None:
+    details = clip_details(clips)
+    fillers = [Filler(store, target, details) for store, target in zip(stores, one.targets, strict=True)]
+    wanted = np.flatnonzero(np.any([f.missing for f in fillers], axis=0))
+    if not len(wanted):
+        return
+    names = ", ".join(t.place for t in one.targets if t.place) or one.backbone.name
+    try:
+        with (
+            tqdm(total=len(wanted), desc=f"features ({names})", unit="clip", disable=not progress) as bar,
+            closing(forward.over(one, wanted)) as results,
+        ):
+            for position, segments in results:
+                for filler in fillers:
+                    filler.add(position, segments)
+                bar.update()
+    finally:  # also after Ctrl-C: what is done is kept
+        for filler in fillers:
+            filler.flush()
+
+
+def _finish(stores: list[list[EmbeddingStore]]) -> None:
+    for store in (store for its_stores in stores for store in its_stores):
+        store.update_counts()
+        if not index_is_current(store):
+            build_index(store)
 
 
 def _require_kind(out: Path, opened: OpenedModel) -> None:
@@ -123,97 +215,17 @@ def _require_kind(out: Path, opened: OpenedModel) -> None:
 
 def _write_set(out: Path, splits: Splits) -> None:
     """What makes a folder a store set."""
-    write_splits(splits, out / "splits.json")
+    with tempfile.TemporaryDirectory() as folder:  # ``out`` may be a URL
+        write_splits(splits, Path(folder, "splits.json"))
+        put_bytes(out / "splits.json", Path(folder, "splits.json").read_bytes())
     values = {"kind": "store-set", "splits_fingerprint": splits.fingerprint(), "folds": len(splits.folds)}
-    write_json(out / "set.json", values)
+    put_json(out / "set.json", values)
 
 
-def _run_pass(
-    one: Pass, stores: list[EmbeddingStore], clips: CachedClips, details: pd.DataFrame, device: torch.device, progress: bool
-) -> None:
-    fillers = [_Filler(store, target, details) for store, target in zip(stores, one.targets, strict=True)]
-    wanted = np.flatnonzero(np.any([f.missing for f in fillers], axis=0))
-    try:
-        for position, segments in zip(wanted, _segments(one, clips, wanted, device, progress), strict=True):
-            for filler in fillers:
-                filler.add(int(position), segments)
-    finally:  # also after Ctrl-C: what is done is kept
-        for filler in fillers:
-            filler.flush()
-    for filler in fillers:
-        filler.store.update_counts()
-        if not index_is_current(filler.store):
-            build_index(filler.store)
-
-
-def _segments(one: Pass, clips: CachedClips, wanted: np.ndarray, device: torch.device, progress: bool) -> Iterator[Segments]:
-    if not len(wanted):
-        return
-    names = ", ".join(t.place for t in one.targets if t.place) or one.backbone.name
-    features = FeaturePass(one.backbone, one.plan, device).over(clips[int(i)] for i in wanted)
-    yield from tqdm(features, total=len(wanted), desc=f"features ({names})", unit="clip", disable=not progress)
-
-
-class _Filler:
-    """Gathers a store's rows and writes them in parts."""
-
-    def __init__(self, store: EmbeddingStore, target: Target, details: pd.DataFrame) -> None:
-        self.store, self._target, self._details = store, target, details
-        done = store.done()
-        pairs = zip(details["clip_id"], details["content_hash"], strict=True)
-        self.missing = np.array([pair not in done for pair in pairs], dtype=bool)  # [N]
-        self._seen = trained_on(target.provenance, details["content_hash"], details["patient_id"])  # [N]
-        refresh_details(store, details, self._seen)
-        self._pending: list[tuple[int, Segments]] = []
-        self._since = time.monotonic()
-
-    def add(self, position: int, segments: Segments) -> None:
-        """Take one clip's segments, if this store lacks it."""
-        if not self.missing[position]:
-            return
-        self._pending.append((position, segments))
-        if len(self._pending) >= _PART_CLIPS or time.monotonic() - self._since > _PART_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was gathered as one part."""
-        pending, self._pending = self._pending, []
-        self._since = time.monotonic()
-        if not pending:
-            return
-        counts = [len(s.features) for _, s in pending]
-        positions = np.repeat([position for position, _ in pending], counts)
-        rows = self._details.iloc[positions].reset_index(drop=True)
-        rows["segment"] = np.concatenate([np.arange(count) for count in counts])
-        rows["start_s"] = torch.cat([s.start_s for _, s in pending]).numpy()
-        rows["end_s"] = torch.cat([s.end_s for _, s in pending]).numpy()
-        rows["extractor_trained_on"] = self._seen[positions]
-        # clip by clip, so that the last bits do not depend on which clips share a part
-        outputs = [self._output(s.features) for _, s in pending]
-        embeddings = torch.cat([embedding for embedding, _ in outputs]).numpy()  # [R, E]
-        probabilities = torch.cat([p for _, p in outputs]).numpy()  # [R, B]
-        for column, name in enumerate(self._target.header.biomarkers):
-            rows[f"p_{name}"] = probabilities[:, column]
-        self.store.append(make_rows(self._target.header, rows, embeddings))
-
-    @torch.inference_mode()
-    def _output(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [S, D] → embedding [S, E], probabilities [S, B]."""
-        if self._target.head is None:
-            return features, features.new_zeros(len(features), 0)
-        embedding, logits = self._target.head(features)
-        return embedding, logits.sigmoid()
-
-
-def _require_free_names(clips: CachedClips, header: StoreHeader) -> None:
+def _require_free_names(clips: CachedClips | ClipStream, header: StoreHeader) -> None:
     reserved = set(header.fixed_schema().names) - {"clip_id", "patient_id", "site", "probe"}
     taken = sorted(reserved & set(clips.manifest.table.columns))
     if taken:
         raise SonokitError(
             f"{clips.manifest.source} has columns whose names the store needs for itself: {', '.join(taken)}; rename them there"
         )
-
-
-def _write_rejected(clips: CachedClips, out: Path) -> None:
-    with atomic_path(out / "rejected.csv") as temporary:
-        clips.rejected.to_csv(temporary, index=False)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from huggingface_hub import ModelCard, ModelCardData
 from safetensors import SafetensorError
 
 from ..atomic import atomic_path, write_json, write_text
@@ -20,8 +19,9 @@ from ..backbones.build import Backbone
 from ..backbones.folder import backbone_fingerprint, load_backbone
 from ..errors import SonokitError
 from .biomarkers import BiomarkerExtractor, SegmentPlan
+from .extractor_card import extractor_card
 
-EXTRACTOR_SCHEMA = 1
+EXTRACTOR_SCHEMA = 2  # 1: before calibration; pooling mean or lse
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class ExtractorNote:
         training: Hash of everything that decided the weights; equal hashes, nothing to train again.
         fold: Of the splits, None for a final extractor.
         scores: Out-of-fold scores by biomarker, {} where there are none.
+        data: Hash of the training clips' contents and labels.
+        calibration: By biomarker its slope and intercept, or None for one that could not be calibrated; None: nothing was.
+        calibration_note: How that was done, or why not.
+        reliability: By biomarker, Brier score and calibration error out of fold, ``before`` and ``after``; {} where unmeasured.
     """
 
     sampling: dict[str, Any]
@@ -44,6 +48,10 @@ class ExtractorNote:
     training: str
     fold: int | None = None
     scores: dict[str, Any] | None = None
+    data: str | None = None
+    calibration: dict[str, Any] | None = None
+    calibration_note: str | None = None
+    reliability: dict[str, Any] | None = None
 
 
 def save_extractor(extractor: BiomarkerExtractor, folder: Path, backbone_folder: Path, note: ExtractorNote) -> None:
@@ -69,10 +77,14 @@ def save_extractor(extractor: BiomarkerExtractor, folder: Path, backbone_folder:
         "sampling": note.sampling,
         "settings": note.settings,
         "training": note.training,
+        "data_fingerprint": note.data,
         "scores": note.scores or {},
+        "calibration": note.calibration,
+        "calibration_note": note.calibration_note,
+        "reliability": note.reliability or {},
         "provenance": note.provenance,
     }
-    write_text(folder / "README.md", _card(extractor.backbone.name, values))
+    write_text(folder / "README.md", extractor_card(extractor.backbone, values))
     write_json(folder / "extractor.json", values)
 
 
@@ -136,37 +148,12 @@ def backbone_folder_of(folder: Path, values: dict[str, Any]) -> Path:
 
 
 def extractor_fingerprint(extractor: BiomarkerExtractor) -> str:
-    """16 hex digits that any change of weights, biomarkers, segments or pooling changes."""
+    """16 hex digits that any change of weights, calibration, biomarkers, segments or pooling changes."""
     shape = [list(extractor.biomarkers), extractor.plan.segments, extractor.plan.frames, extractor.size, extractor.pooling]
     digest = hashlib.sha256(json.dumps([backbone_fingerprint(extractor.backbone), shape]).encode())
     tensors = {k: v.detach().cpu().contiguous() for k, v in extractor.head.state_dict().items()}
+    if (tensors["calibration_slope"] == 1).all() and (tensors["calibration_intercept"] == 0).all():
+        # no calibration: the same extractor as one that was saved before there was any
+        del tensors["calibration_slope"], tensors["calibration_intercept"]
     digest.update(safetensors.torch.save(tensors))
     return digest.hexdigest()[:16]
-
-
-def _card(backbone_name: str, values: dict[str, Any]) -> str:
-    data = ModelCardData(tags=["ultrasound", "biomarkers", "sonokit"])
-    provenance = values["provenance"]
-    seen = f"{len(provenance['training_clips'])} clips of {len(provenance['training_patients'])} patients"
-    lines = [f"| {name} | {_in_words(values['scores'].get(name))} |" for name in values["biomarkers"]]
-    role = "final extractor" if values["fold"] is None else f"extractor of fold {values['fold']}: scores are in ../report.json"
-    text = (
-        f"---\n{data.to_yaml()}\n---\n\n# Biomarker extractor on {backbone_name}\n\n"
-        f"- {role}\n- labels of clips used: {', '.join(provenance['labels'])}\n- trained on {seen}, listed in extractor.json\n"
-        f"- a clip gives up to {values['segments']} segments of {values['segment_frames']} frames at {values['size']} pixels; "
-        f"a segment gives {values['embedding']} numbers and a probability a biomarker\n\n"
-        "| biomarker | AUROC out of fold (95 % interval by patient) |\n| --- | --- |\n" + "\n".join(lines) + "\n\n"
-        "The probabilities are not calibrated. Not a medical device.\n"
-    )
-    return str(ModelCard(text))
-
-
-def _in_words(score: dict[str, Any] | None) -> str:
-    if not score:
-        return "not measured"
-    auroc = score["auroc"]
-    if auroc is None or auroc["value"] is None:
-        return f"not measurable: {score['reason']}"
-    if auroc["low"] is None:
-        return f"{auroc['value']:.3f} ({auroc.get('reason', 'no interval')})"
-    return f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}); {score['positive_patients']} positive patients"

@@ -20,6 +20,7 @@ from ..backbones.folder import backbone_fingerprint, load_backbone, open_backbon
 from ..clips.cache import CachedClips, CacheSettings
 from ..clips.sampling import Sampling
 from ..clips.splits import Splits, read_splits
+from ..clips.streaming import ClipStream
 from ..errors import SonokitError
 from ..evaluation.seen import clips_seen
 from .biomarkers import BiomarkerExtractor, BiomarkerHead, SegmentPlan
@@ -86,7 +87,7 @@ def frame_settings(model: str | Path) -> CacheSettings | None:
     return CacheSettings(size=values["size"], sampling=Sampling(**values["sampling"]))
 
 
-def open_model(model: str | Path | Backbone, clips: CachedClips, choices: ExtractionChoices) -> OpenedModel:
+def open_model(model: str | Path | Backbone, clips: CachedClips | ClipStream, choices: ExtractionChoices) -> OpenedModel:
     """Open whatever ``model`` names.
 
     Raises:
@@ -139,7 +140,7 @@ def trained_on(provenance: dict[str, Any], content_hashes: pd.Series, patients: 
 
 
 def _opened_backbone(
-    backbone: Backbone, provenance: dict[str, Any], clips: CachedClips, choices: ExtractionChoices
+    backbone: Backbone, provenance: dict[str, Any], clips: CachedClips | ClipStream, choices: ExtractionChoices
 ) -> OpenedModel:
     plan = SegmentPlan(choices.segments or _BACKBONE_SEGMENTS, choices.segment_frames or 1)
     sampling = dataclasses.asdict(clips.settings.sampling)
@@ -158,7 +159,7 @@ def _opened_backbone(
     return OpenedModel([Pass(backbone, plan, [Target("", header, None, provenance)])], None)
 
 
-def _opened_set(folder: Path, clips: CachedClips, choices: ExtractionChoices) -> OpenedModel:
+def _opened_set(folder: Path, clips: CachedClips | ClipStream, choices: ExtractionChoices) -> OpenedModel:
     values = json.loads((folder / "set.json").read_text(encoding="utf-8"))
     if values.get("kind") != "extractor-set":
         raise SonokitError(f"{folder} is a {values.get('kind')}, not a model; name the extractors that it was made with")
@@ -171,7 +172,7 @@ def _opened_set(folder: Path, clips: CachedClips, choices: ExtractionChoices) ->
 
 
 def _extractor_passes(
-    places: list[tuple[str, Path]], clips: CachedClips, choices: ExtractionChoices, splits_fingerprint: str | None
+    places: list[tuple[str, Path]], clips: CachedClips | ClipStream, choices: ExtractionChoices, splits_fingerprint: str | None
 ) -> list[Pass]:
     """One pass a backbone folder, in the order given."""
     if str(choices.weights) != "none":
@@ -205,7 +206,7 @@ def _extractor_passes(
     return list(passes.values())
 
 
-def _require_same_frames(folder: Path, extractor: BiomarkerExtractor, clips: CachedClips) -> None:
+def _require_same_frames(folder: Path, extractor: BiomarkerExtractor, clips: CachedClips | ClipStream) -> None:
     if extractor.size != clips.settings.size:
         raise SonokitError(
             f"the extractor {folder} was trained on frames of {extractor.size} pixels, these clips are prepared at "

@@ -27,8 +27,9 @@ def refresh_details(store: EmbeddingStore, details: pd.DataFrame, trained_on: np
     outdated = set(both[_differs(now.loc[both], there.loc[both])])
     if not outdated:
         return 0
-    table = store.table()  # one read: rows and embeddings must be those of one moment
-    table = table.filter(pc.is_in(table["clip_id"], pa.array(sorted(outdated))))
+    # one read: rows and embeddings must be those of one moment
+    wanted = pa.array(sorted(outdated))
+    table = pa.concat_tables([part.filter(pc.is_in(part["clip_id"], wanted)) for part in store.tables()])
     # what the manifest says nothing of stays: times, probabilities, and columns that only an earlier manifest had
     kept = table.select([n for n in table.column_names if n not in now and n not in ("row_id", "embedding")]).to_pandas()
     said = now.loc[table["clip_id"].to_pylist()].reset_index(drop=True)

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from ..errors import SonokitError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: parts named by a random word. 2: by the SHA-256 of the file."""
 
 SEGMENT_COLUMNS = ("row_id", "segment", "start_s", "end_s", "embedding")
 """What differs between the rows of one clip, beside the biomarker probabilities."""

@@ -5,12 +5,14 @@
     STORE/index.faiss               rebuilt from the parts whenever they changed (see index.py)
     STORE/floor/                    perhaps: the same clips through the same network with random weights
 
-A store set holds one store a fold, each with *all* clips as that fold's extractor sees them, and a final one.
+STORE is a local folder or any fsspec URL. A store set holds one store a fold, each with *all* clips as that fold's extractor
+sees them, and a final one.
 """
 
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +22,29 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock
 
-from ..atomic import write_json
 from ..clips.splits import Splits, read_splits
 from ..errors import SonokitError
+from .catalogue import ClipSet
 from .parts import Parts
 from .rows import SCHEMA_VERSION, StoreHeader, checked_rows, embedding_matrix, label_array, make_rows, row_id
+from .store_files import as_folder, is_local, locked, make_folder, put_json
 
 __all__ = ["SCHEMA_VERSION", "EmbeddingStore", "StoreHeader", "StoreSet", "label_array", "make_rows", "open_stores", "row_id"]
 
 
 class EmbeddingStore:
-    """One folder of embeddings. Any number of processes may append and read at once."""
+    """One folder of embeddings. Any number of processes may append and read at once.
+
+    Attributes:
+        folder: A ``pathlib.Path``, or for a URL a ``upath.UPath``.
+        parts: Its rows as files, for what looks after a store.
+    """
 
     def __init__(self, folder: Path, header: StoreHeader) -> None:
         self.folder = folder
+        self.parts = Parts(folder / "rows")
         self._header = header
-        self._parts = Parts(folder / "rows")
 
     @classmethod
     def create(cls, folder: str | Path, header: StoreHeader) -> Self:
@@ -46,14 +53,14 @@ class EmbeddingStore:
         Raises:
             SonokitError: ``folder`` holds a store that another model, or other settings, made.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        folder = as_folder(folder)
+        make_folder(folder)
+        with locked(folder):
             if (folder / "store.json").exists():
                 store = cls.open(folder)
-                _require_same(folder, store._header, header)
+                require_same_header(folder, store._header, header)
                 return store
-            write_json(folder / "store.json", dataclasses.asdict(header))
+            put_json(folder / "store.json", dataclasses.asdict(header))
         return cls(folder, header)
 
     @classmethod
@@ -63,7 +70,7 @@ class EmbeddingStore:
         Raises:
             SonokitError: ``folder`` is not a store, or a newer version of sonokit wrote it.
         """
-        folder = Path(folder)
+        folder = as_folder(folder)
         file = folder / "store.json"
         if not file.is_file():
             raise SonokitError(f"{folder} is not an embedding store (it has no store.json); extract-features makes one")
@@ -80,8 +87,13 @@ class EmbeddingStore:
     @property
     def header(self) -> StoreHeader:
         """The header, with the rows and clips that are there now."""
-        clips = self._parts.clips()
-        return dataclasses.replace(self._header, row_count=sum(c.rows for c in clips.values()), clip_count=len(clips))
+        clips = self.parts.catalogue()
+        return dataclasses.replace(self._header, row_count=clips.row_count, clip_count=clips.clip_count)
+
+    @property
+    def header_on_disk(self) -> StoreHeader:
+        """The header as it was read, with the counts that store.json names; costs nothing."""
+        return self._header
 
     @property
     def floor(self) -> "EmbeddingStore | None":
@@ -106,27 +118,29 @@ class EmbeddingStore:
         if table.num_rows == 0:
             return
         table = checked_rows(self._header, table)
-        with FileLock(self.folder / ".lock"):
-            self._require_same_label_types(table.schema)
-            self._parts.write(table)
+        with locked(self.folder):
+            self.require_label_types(table.schema)
+            if self._header.schema_version < SCHEMA_VERSION:  # first, so that an older sonokit never overlooks a new part
+                self.write_header()
+            self.parts.write(table)
 
     def update_counts(self) -> None:
         """Write the present counts into store.json, for readers that only look there."""
-        with FileLock(self.folder / ".lock"):
-            write_json(self.folder / "store.json", dataclasses.asdict(self.header))
+        with locked(self.folder):
+            self.write_header()
 
-    def done(self) -> set[tuple[str, str]]:
-        """(clip_id, content_hash) of every clip that is there."""
-        return {(clip_id, place.content_hash) for clip_id, place in self._parts.clips().items()}
+    def done(self) -> ClipSet:
+        """(clip_id, content_hash) of every clip that is there, as a set; its ``holds`` asks for many at once."""
+        return self.parts.catalogue().clips()
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows, or their named columns, sorted by clip_id and segment whoever wrote them first."""
-        schema = self._parts.schema() or self._header.fixed_schema()
+        schema = self.parts.schema() or self._header.fixed_schema()
         wanted = list(schema.names if columns is None else columns)
         unknown = sorted(set(wanted) - set(schema.names))
         if unknown:
             raise SonokitError(f"{self.folder} has no column {', '.join(unknown)}; it has: {', '.join(schema.names)}")
-        parts = list(self._parts.tables(list(dict.fromkeys([*wanted, "clip_id", "segment"]))))
+        parts = list(self.parts.tables(list(dict.fromkeys([*wanted, "clip_id", "segment"]))))
         if not parts:
             return schema.empty_table().select(wanted)
         rows = pa.concat_tables(parts).combine_chunks()
@@ -134,7 +148,7 @@ class EmbeddingStore:
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The rows part by part, all columns or the named ones, in the order of writing: for what must not hold all at once."""
-        return self._parts.tables(columns)
+        return self.parts.tables(columns)
 
     def embeddings(self) -> tuple[np.ndarray, np.ndarray]:
         """The embeddings, float32 [N, D], and their row_ids, int64 [N], in the order of ``table``."""
@@ -149,14 +163,23 @@ class EmbeddingStore:
 
     def columns(self) -> list[str]:
         """The names of all columns, those that every store has first."""
-        return list((self._parts.schema() or self._header.fixed_schema()).names)
+        return list((self.parts.schema() or self._header.fixed_schema()).names)
 
     def stamp(self) -> str:
         """Names the present state of the rows: equal stamps, equal rows."""
-        return hashlib.sha256("\n".join(self._parts.names()).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(self.parts.names()).encode()).hexdigest()[:16]
 
-    def _require_same_label_types(self, schema: pa.Schema) -> None:
-        present = self._parts.schema()
+    def reload_header(self) -> None:
+        """Read store.json again, after it was changed by other means."""
+        self._header = type(self).open(self.folder).header_on_disk
+
+    def require_label_types(self, schema: pa.Schema) -> None:
+        """Refuse rows whose labels are of other types than those that are there.
+
+        Raises:
+            SonokitError: A label column is text here and numbers in the store, or the other way round.
+        """
+        present = self.parts.schema()
         for field in schema:
             there = present.field(field.name).type if present is not None and field.name in present.names else field.type
             if there != field.type and pa.null() not in (there, field.type):
@@ -165,6 +188,11 @@ class EmbeddingStore:
                     f"the manifest's column {field.name!r} holds {words[field.type]}, in {self.folder} it holds "
                     f"{words[there]}; mend the column, or choose another --out"
                 )
+
+    def write_header(self) -> None:
+        """Write store.json with the present counts and schema version. Hold the store's lock."""
+        self._header = dataclasses.replace(self._header, schema_version=SCHEMA_VERSION)
+        put_json(self.folder / "store.json", dataclasses.asdict(self.header))
 
 
 @dataclass(frozen=True)
@@ -184,7 +212,7 @@ def open_stores(folder: str | Path) -> EmbeddingStore | StoreSet:
     Raises:
         SonokitError: It is neither, or a set whose extraction was stopped before all of its stores held the same clips.
     """
-    folder = Path(folder)
+    folder = as_folder(folder)
     if not (folder / "set.json").is_file():
         return EmbeddingStore.open(folder)
     values = json.loads((folder / "set.json").read_text(encoding="utf-8"))
@@ -197,7 +225,21 @@ def open_stores(folder: str | Path) -> EmbeddingStore | StoreSet:
     stores = [EmbeddingStore.open(folder / name) for name in names]
     if any(store.done() != stores[-1].done() for store in stores):
         raise SonokitError(unfinished)
-    return StoreSet(folder, read_splits(folder / "splits.json"), stores[:-1], stores[-1], _floor_of(folder, stores[-1]))
+    return StoreSet(folder, splits_of(folder), stores[:-1], stores[-1], _floor_of(folder, stores[-1]))
+
+
+def splits_of(folder: Path) -> Splits:
+    """The division of a store set.
+
+    Raises:
+        SonokitError: ``splits.json`` is missing or holds no division.
+    """
+    if is_local(folder):
+        return read_splits(folder / "splits.json")
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "splits.json"
+        copy.write_bytes((folder / "splits.json").read_bytes())
+        return read_splits(copy)
 
 
 def _floor_of(folder: Path, store: EmbeddingStore) -> EmbeddingStore | None:
@@ -219,8 +261,14 @@ def _order(rows: pa.Table) -> pa.Array:
     return pc.sort_indices(rows, sort_keys=[("clip_id", "ascending"), ("segment", "ascending")])
 
 
-def _require_same(folder: Path, there: StoreHeader, now: StoreHeader) -> None:
-    before, after = (dataclasses.asdict(dataclasses.replace(h, row_count=0, clip_count=0)) for h in (there, now))
+def require_same_header(folder: Path, there: StoreHeader, now: StoreHeader) -> None:
+    """Refuse to put rows of one header into the store ``folder`` of another.
+
+    Raises:
+        SonokitError: It names what differs; counts and the version of the schema may.
+    """
+    neutral = {"row_count": 0, "clip_count": 0, "schema_version": 0}
+    before, after = ({**dataclasses.asdict(header), **neutral} for header in (there, now))
     differing = [name for name in before if before[name] != after[name]]
     if differing:
         changes = ", ".join(f"{name}: {before[name]!r} there, {after[name]!r} now" for name in differing)

@@ -1,5 +1,7 @@
 """Clip labels of biomarkers, and what must be true of clips, labels and splits before anything is trained on them."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,10 +31,14 @@ def binary_labels(manifest: Manifest, biomarkers: Sequence[str]) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
+def data_fingerprint(contents: np.ndarray, labels: np.ndarray) -> str:
+    """16 hex digits that change with the clips' contents [N] or their labels [N, B], not with their order."""
+    known = [[None if np.isnan(value) else int(value) for value in row] for row in labels]
+    return hashlib.sha256(json.dumps(sorted(map(str, zip(contents.tolist(), known, strict=True)))).encode()).hexdigest()[:16]
+
+
 def require_labelled(clips: CachedClips, biomarkers: Sequence[str]) -> None:
-    """Refuse a training without clips, without biomarkers, or without a single label."""
-    if not biomarkers:
-        raise SonokitError("name at least one biomarker column (biomarkers)")
+    """Refuse a training without clips, or without a single label."""
     if not len(clips):
         raise SonokitError("none of the manifest's clips could be decoded; rejected.csv in the frame cache says why")
     if np.isnan(binary_labels(clips.manifest, biomarkers)).all():

@@ -3,20 +3,21 @@
 With splits, ``out`` becomes an extractor set: ``fold-K/`` has seen the training side of fold K only, ``final/`` all clips that
 are not held out; ``report.json`` scores the folds' extractors on their test sides. Without splits ``out`` is one extractor that
 has seen every clip, and has no scores. A fold that is finished is not trained again.
+
+Probabilities are calibrated within the training side of each fold, so that the calibration is tested out of fold, too; its
+reliability is in ``report.json`` and, drawn, in ``reliability.png``.
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ..atomic import atomic_path, write_json
 from ..backbones.build import Backbone
@@ -24,66 +25,20 @@ from ..backbones.folder import backbone_fingerprint, read_provenance, save_backb
 from ..clips.cache import CachedClips
 from ..clips.splits import Splits, write_splits
 from ..errors import SonokitError
-from ..evaluation.biomarker_scores import OutOfFold, score_biomarkers
 from ..run_folder import require_same_config, write_config
-from .biomarkers import BiomarkerExtractor, Pooling, SegmentPlan
+from .biomarker_settings import BiomarkerSettings
+from .biomarkers import BiomarkerExtractor
+from .calibration import PlattScaling, fit_platt, inner_logits
+from .calibration_plot import write_reliability
 from .extractor_folder import ExtractorNote, load_extractor, save_extractor
-from .forward import FeaturePass, choose_device
-from .head_fitting import (
-    FittingSettings,
-    FrozenFeatures,
-    clip_probabilities,
-    fit_head,
-    fit_whole,
-    frozen_features,
-    seeded,
-)
+from .fold_predictions import FoldOutcome, predict_folds, score_folds
+from .forward import choose_device
+from .head_fitting import FrozenFeatures
 from .models import trained_on
-from .weak_labels import binary_labels, require_labelled, require_patients_apart, require_same_clips
+from .tuning import Tuning, tuning_of
+from .weak_labels import binary_labels, data_fingerprint, require_labelled, require_patients_apart, require_same_clips
 
-_EPOCHS = {"none": 30, "all": 20}
-
-
-@dataclass(frozen=True)
-class BiomarkerSettings:
-    """How an extractor is made.
-
-    Attributes:
-        biomarkers: Manifest columns of 0, 1 or nothing (unknown: left out of the loss).
-        embedding: Length of a segment's embedding.
-        segments: Into which a clip is cut at most.
-        segment_frames: Frames of a segment that are looked at.
-        pooling: From segments to the clip: "lse" (seen once is enough) or "mean".
-        tune: "none": the backbone stays as it is, its features are computed once for all folds; "all": trained end to end.
-        epochs: Fixed in advance, never chosen by a score; None: 30 with frozen features, 20 end to end.
-        learning_rate: Of the head.
-        backbone_learning_rate: Of the backbone, where it is trained.
-        weight_decay: Of AdamW.
-        dropout: On features and embedding.
-        label_smoothing: What a negative's target is raised to: "not noted" is often written as absent.
-        batch_clips: Clips in a step of end-to-end training.
-        seed: Fold K uses seed + K + 1, the final extractor seed.
-    """
-
-    biomarkers: tuple[str, ...]
-    embedding: int = 128
-    segments: int = 4
-    segment_frames: int = 4
-    pooling: Pooling = "lse"
-    tune: Literal["none", "all"] = "none"
-    epochs: int | None = None
-    learning_rate: float = 1e-3
-    backbone_learning_rate: float = 1e-4
-    weight_decay: float = 0.05
-    dropout: float = 0.3
-    label_smoothing: float = 0.05
-    batch_clips: int = 8
-    seed: int = 0
-
-    def fitting(self) -> FittingSettings:
-        """The part that concerns the fitting itself."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(FittingSettings)}
-        return FittingSettings(**values | {"epochs": self.epochs or _EPOCHS[self.tune]})
+__all__ = ["BiomarkerSettings", "train_biomarkers"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +60,7 @@ def train_biomarkers(
     splits: Splits | None,
     config: dict[str, Any],
     provenance: Mapping[str, Any] | Path | None = None,
+    features: FrozenFeatures | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> Path:
@@ -118,26 +74,30 @@ def train_biomarkers(
         splits: The study's division.
         config: The command's resolved options, for config.yaml.
         provenance: What the backbone has seen, or the backbone folder that tells it. None: nothing of these clips.
+        features: The backbone's features of these clips, where they are known from an earlier training on the same backbone,
+            clips and segments; for ``tune`` "none" only.
         device: "cpu" or "cuda"; None: a GPU where there is one.
         progress: Show bars.
 
     Raises:
-        SonokitError: A column is missing or holds something else than 0 and 1, nothing is labelled, splits and clips do not
-            belong together, the backbone was pretrained with labels of clips that the folds test, or ``out`` was begun with
-            other settings.
+        SonokitError: The settings contradict each other, a column is missing or holds something else than 0 and 1, nothing is
+            labelled, splits and clips do not belong together, the backbone was pretrained with labels of clips that the folds
+            test, or ``out`` was begun with other settings.
     """
+    settings.check()
     require_labelled(clips, settings.biomarkers)
     require_same_clips(clips, splits)
     require_same_config(out, config)
+    tuning = tuning_of(settings, clips, backbone, choose_device(device), features=features, progress=progress)
     write_config(out, config)
     seen = read_provenance(provenance) if isinstance(provenance, Path) else dict(provenance or {})
-    run = _Run(clips, backbone, out, settings, splits, seen, choose_device(device), progress)
+    run = _Run(clips, backbone, out, settings, splits, seen, tuning)
     run.train_all()
     return out
 
 
 class _Run:
-    """What the extractors of one set share: labels, the frozen features, the backbone's folder."""
+    """What the extractors of one set share: labels, patients, the way of fitting, the backbone's folder."""
 
     def __init__(
         self,
@@ -147,17 +107,15 @@ class _Run:
         settings: BiomarkerSettings,
         splits: Splits | None,
         seen: dict[str, Any],
-        device: torch.device,
-        progress: bool,
+        tuning: Tuning,
     ) -> None:
         self.clips, self.backbone, self.out, self.settings, self.splits = clips, backbone, out, settings, splits
-        self.seen, self.device, self.progress = seen, device, progress
-        self.plan = SegmentPlan(settings.segments, settings.segment_frames)
+        self.seen, self.tuning = seen, tuning
         self.ids = clips.table["clip_id"].to_numpy(dtype=str)
+        self.contents = clips.table["content_hash"].to_numpy(dtype=str)
         self.labels = binary_labels(clips.manifest, settings.biomarkers)  # [N, B]
         self.patients = clips.manifest.groups() if splits is None else clips.manifest.patients()
         self.origin = backbone_fingerprint(backbone)
-        self._frozen: FrozenFeatures | None = None
 
     def train_all(self) -> None:
         """Every extractor that is not there yet, then the report."""
@@ -176,10 +134,12 @@ class _Run:
             save_backbone(self.backbone, self.out / "backbone", provenance=self.seen)
         for side in sides[:-1]:
             self._train(side, None)
-        scores = self._scores(sides[:-1]) if self.splits is not None else None
-        self._train(sides[-1], scores)
-        if scores is not None:
-            write_json(report, {"kind": "extractor-report", "identity": identity, **scores})
+        outcome = self._outcome(sides[:-1]) if self.splits is not None else None
+        self._train(sides[-1], outcome)
+        if outcome is not None:
+            write_reliability(outcome.calibration["biomarkers"], self.settings.biomarkers, self.out / "reliability.png")
+            values = {"kind": "extractor-report", "identity": identity, **outcome.scores, "calibration": outcome.calibration}
+            write_json(report, values)
 
     def _sides(self) -> list[_Side]:
         """The folds in order, then the final one."""
@@ -204,80 +164,76 @@ class _Run:
                 "test: no score would be fair. Pretrain without a label, or leave splits out"
             )
 
-    def _train(self, side: _Side, scores: dict[str, Any] | None) -> None:
-        """Train one extractor on the labelled clips of its side and save it; its scores, if any, are the set's."""
-        if self._is_done(side) and scores is None:
+    def _train(self, side: _Side, outcome: FoldOutcome | None) -> None:
+        """Train one extractor on the labelled clips of its side and save it; the final one is told what the folds scored."""
+        if self._is_done(side) and outcome is None:
             return
         rows = side.train & ~np.isnan(self.labels).all(axis=1)
         if not rows.any():
             raise SonokitError(f"no clip on the training side of {side.folder.name} has a label of the biomarkers")
-        settings = self.settings
-        with seeded(side.seed):
-            extractor = BiomarkerExtractor(
-                self.backbone if settings.tune == "none" else copy.deepcopy(self.backbone),
-                settings.biomarkers,
-                plan=self.plan,
-                size=self.clips.settings.size,
-                pooling=settings.pooling,
-                embedding=settings.embedding,
-                dropout=settings.dropout,
-            )
-            self._fit(extractor, rows)
+        extractor = self.tuning.fit(rows, self.labels, side.seed)
+        calibration, why = self._calibrate(extractor, rows, side.seed, outcome)
         seen = self._seen_by(rows)
         place = self.out / "backbone"
-        if settings.tune == "all":
+        if self.settings.tune != "none":
             place = side.folder / "backbone"
-            save_backbone(extractor.backbone.to(memory_format=torch.contiguous_format), place, provenance=seen)
+            save_backbone(extractor.backbone, place, provenance=seen)
         note = ExtractorNote(
             sampling=dataclasses.asdict(self.clips.settings.sampling),
-            settings=dataclasses.asdict(settings) | {"biomarkers": list(settings.biomarkers)},
+            settings=dataclasses.asdict(self.settings) | {"biomarkers": list(self.settings.biomarkers)},
             provenance=seen,
             training=self._identity(side.train),
             fold=side.fold,
-            scores=scores["biomarkers"] if scores else None,
+            scores=outcome.scores["biomarkers"] if outcome else None,
+            data=data_fingerprint(self.contents[rows], self.labels[rows]),
+            calibration=calibration,
+            calibration_note=why,
+            reliability=outcome.short_reliability() if outcome else None,
         )
         save_extractor(extractor, side.folder, place, note)
 
-    def _fit(self, extractor: BiomarkerExtractor, rows: np.ndarray) -> None:
-        labels = torch.from_numpy(self.labels[rows])
-        if self.settings.tune == "none":
-            fit_head(extractor, self._features().select(torch.from_numpy(rows)), labels, self.settings.fitting())
+    def _calibrate(
+        self, extractor: BiomarkerExtractor, rows: np.ndarray, seed: int, outcome: FoldOutcome | None
+    ) -> tuple[dict[str, Any] | None, str]:
+        """Give the extractor its calibration; what it is, and how it was come by or why there is none."""
+        settings = self.settings
+        if settings.calibration == "none":
+            return None, "none was asked for"
+        if settings.tune != "all":
+            logits = inner_logits(self.labels, self.patients, rows, settings.calibration_folds, seed, self._inner(seed))
+            how = f"on the training clips, in {settings.calibration_folds} inner folds by patient"
+        elif outcome is not None:
+            logits = np.where(rows[:, None], outcome.predictions.mean_logits(), np.nan)
+            how = "on the predictions of the set's folds for clips that they had not seen"
         else:
-            chosen = self.clips.select(rows)
-            fit_whole(extractor, chosen, labels, self.settings.fitting(), self.device, progress=self.progress)
+            return None, "a backbone that is trained as a whole would have to be trained once more for each inner fold"
+        if logits is None:
+            return None, "all its training clips are of one patient"
+        scalings = [fit_platt(logits[:, i], self.labels[:, i]) for i in range(len(settings.biomarkers))]
+        if not any(scalings):
+            return None, "there are too few patients with positives and negatives"
+        chosen = [scaling or PlattScaling(1.0, 0.0) for scaling in scalings]
+        extractor.head.calibrate([one.slope for one in chosen], [one.intercept for one in chosen])
+        pairs = zip(settings.biomarkers, scalings, strict=True)
+        return {name: dataclasses.asdict(scaling) if scaling else None for name, scaling in pairs}, how
 
-    def _features(self) -> FrozenFeatures:
-        if self._frozen is None:
-            frozen_pass = FeaturePass(self.backbone, self.plan, self.device)
-            self._frozen = frozen_features(self.clips, frozen_pass, self.plan, progress=self.progress)
-        return self._frozen
+    def _inner(self, seed: int) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
+        def fit_and_predict(train: np.ndarray, test: np.ndarray, number: int) -> np.ndarray:
+            own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+            return self.tuning.logits(self.tuning.fit(train, self.labels, own_seed), test)
 
-    def _scores(self, sides: Sequence[_Side]) -> dict[str, Any]:
-        """Predict every test side with the extractor of its fold, as saved; also writes out_of_fold.csv."""
+        return fit_and_predict
+
+    def _outcome(self, sides: Sequence[_Side]) -> FoldOutcome:
+        """What the extractors of the folds, as saved, say of their test sides; also written as out_of_fold.csv."""
         assert self.splits is not None
-        shape = (self.splits.repeats, len(self.ids), len(self.settings.biomarkers))
-        probabilities = np.full(shape, np.nan, dtype=np.float32)
-        tables = []
-        for side, fold in zip(sides, self.splits.folds, strict=True):
-            test = np.isin(self.ids, fold.test)
-            if not test.any():
-                continue
-            probabilities[fold.repeat, test] = self._predict(side, test)
-            columns = {f"p_{b}": probabilities[fold.repeat, test, i] for i, b in enumerate(self.settings.biomarkers)}
-            tables.append(pd.DataFrame({"clip_id": self.ids[test], "repeat": fold.repeat, "fold": side.fold, **columns}))
+        shared = self.backbone if self.settings.tune == "none" else None
+        found = predict_folds(
+            self.splits, self.ids, [side.folder for side in sides], lambda folder: load_extractor(folder, shared), self.tuning
+        )
         with atomic_path(self.out / "out_of_fold.csv") as temporary:
-            pd.concat(tables).to_csv(temporary, index=False)
-        outcome = OutOfFold(probabilities, self.labels, self.patients, [s.train for s in sides])
-        return score_biomarkers(outcome, self.settings.biomarkers)
-
-    def _predict(self, side: _Side, test: np.ndarray) -> np.ndarray:
-        if self.settings.tune == "none":
-            extractor = load_extractor(side.folder, self.backbone)
-            return clip_probabilities(extractor, self._features().select(torch.from_numpy(test))).numpy()
-        extractor = load_extractor(side.folder)
-        own_pass = FeaturePass(extractor.backbone, self.plan, self.device)
-        features = frozen_features(self.clips.select(test), own_pass, self.plan, progress=self.progress)
-        return clip_probabilities(extractor, features).numpy()
+            found.table(self.ids, self.settings.biomarkers).to_csv(temporary, index=False)
+        return score_folds(found, self.labels, self.patients, [side.train for side in sides], self.settings.biomarkers)
 
     def _is_done(self, side: _Side) -> bool:
         file = side.folder / "extractor.json"
@@ -288,17 +244,17 @@ class _Run:
         settings = dataclasses.asdict(self.settings)
         cache = dataclasses.asdict(self.clips.settings)
         digest = hashlib.sha256(json.dumps([settings, cache, self.origin, self.seen], sort_keys=True, default=str).encode())
-        hashes = self.clips.table["content_hash"].to_numpy(dtype=str)
         for row in np.flatnonzero(train):
-            digest.update(f"{self.ids[row]}\0{hashes[row]}\0{self.labels[row].tolist()}\0{self.patients[row]}\n".encode())
+            digest.update(
+                f"{self.ids[row]}\0{self.contents[row]}\0{self.labels[row].tolist()}\0{self.patients[row]}\n".encode()
+            )
         return digest.hexdigest()
 
     def _seen_by(self, rows: np.ndarray) -> dict[str, Any]:
         """Clips, patients and labels that the extractor rests on, those of its backbone among them where labels made that."""
         labelled = self.seen.get("fitted_on_labels", False)
         before = self.seen if labelled else {}
-        hashes = self.clips.table["content_hash"].to_numpy(dtype=str)
-        own = dict(zip(self.ids[rows].tolist(), hashes[rows].tolist(), strict=True))
+        own = dict(zip(self.ids[rows].tolist(), self.contents[rows].tolist(), strict=True))
         # another study's clip of the same name stays on the list: whether a clip was seen is told by its content
         earlier = {
             name if own.get(name, content) == content else f"{name} ({content[:16]})": content

@@ -11,7 +11,6 @@ from sonokit.features.biomarkers import (
     BiomarkerHead,
     SegmentPlan,
     masked_loss,
-    pool_logits,
     positive_weights,
     segment_features,
 )
@@ -48,30 +47,6 @@ def test_segment_plan__every_segment_has_frames_of_its_own(segments, frames, cou
 def test_segment_plan__needs_a_frame():
     with pytest.raises(SonokitError, match="at least 1"):
         SegmentPlan(0, 1)
-
-
-def test_pool_logits__by_hand():
-    logits = torch.tensor([[[0.0], [2.0], [100.0]]])
-    present = torch.tensor([[True, True, False]])
-    assert pool_logits(logits, present, "mean").item() == pytest.approx(1.0)
-    assert pool_logits(logits, present, "lse").item() == pytest.approx(math.log((1 + math.e**2) / 2))
-
-
-def test_pool_logits__lse_lies_between_mean_and_highest_and_absent_segments_get_no_gradient():
-    logits = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    present = torch.tensor([[True] * 5, [True, False, True, False, False], [True] + [False] * 4])
-    pooled = pool_logits(logits, present, "lse")
-    highest = logits.masked_fill(~present[..., None], -math.inf).amax(dim=1)
-    assert (pooled <= highest + 1e-6).all()
-    assert (pooled >= pool_logits(logits, present, "mean") - 1e-6).all()
-    pooled.sum().backward()
-    assert (logits.grad[~present] == 0).all()
-    assert logits.grad.isfinite().all()
-
-
-def test_pool_logits__unknown_name():
-    with pytest.raises(SonokitError, match="mean, lse"):
-        pool_logits(torch.zeros(1, 1, 1), None, "max")
 
 
 def test_masked_loss__by_hand():
@@ -149,3 +124,46 @@ def test_segment_features__temporal_shift_stays_within_a_segment():
         still = segment_features(unshifted, frames)
     torch.testing.assert_close(a[0], b[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(a[0], still[0], atol=1e-3)
+
+
+def test_head__weights_saved_before_there_was_a_calibration_load_without_one():
+    head = BiomarkerHead(4, 2, embedding=6)
+    old = {key: value for key, value in head.state_dict().items() if not key.startswith("calibration")}
+    other = BiomarkerHead(4, 2, embedding=6)
+    other.load_state_dict(old)
+    features = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    _, logits = other(features)
+    assert torch.equal(logits, head(features)[1])
+    assert torch.equal(other.probabilities(logits), logits.sigmoid())
+    assert "calibration_slope" not in old  # the caller's weights stay as they were
+
+
+def test_head__calibration_by_hand():
+    head = BiomarkerHead(4, 2, embedding=6)
+    head.calibrate([2.0, 1.0], [-1.0, 0.0])
+    found = head.probabilities(torch.tensor([[[0.5, 0.5]]]))
+    assert found.shape == (1, 1, 2)
+    np.testing.assert_allclose(found[0, 0].numpy(), [0.5, 1 / (1 + math.exp(-0.5))], rtol=1e-6)
+
+
+def test_head__attention_is_the_classifier_on_each_biomarkers_weighted_mean_embedding():
+    torch.manual_seed(0)
+    head = BiomarkerHead(4, 2, embedding=6, pooling="attention").eval()
+    torch.nn.init.normal_(head.attention.score.weight)
+    features, present = torch.randn(1, 3, 4), torch.tensor([[True, True, False]])
+    with torch.inference_mode():
+        embedding, logits = head(features)
+        pooled = head.pool(logits, present, embedding)
+        for biomarker in range(2):
+            weights = head.attention(embedding)[0, :2, biomarker].softmax(dim=0)
+            mean = (weights[:, None] * embedding[0, :2]).sum(dim=0)
+            assert pooled[0, biomarker].item() == pytest.approx(head.classify(mean)[biomarker].item(), rel=1e-5)
+    with pytest.raises(SonokitError, match="give clip_logits the embedding"):
+        head.pool(logits, present)
+
+
+def test_head__noisy_or_begins_at_even_odds_where_the_features_say_nothing():
+    head = BiomarkerHead(4, 2, embedding=6, pooling="noisy_or", segments=16)
+    torch.nn.init.zeros_(head.classify.weight)
+    embedding, logits = head(torch.randn(1, 16, 4))
+    assert head.pool(logits, None, embedding).sigmoid().tolist() == [[pytest.approx(0.5, abs=1e-5)] * 2]

@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sonokit.backbones.build import build_backbone
 from sonokit.backbones.folder import save_backbone
+from sonokit.clips import cache
+from sonokit.clips.cache import CacheSettings, prepare
+from sonokit.clips.manifest import read_manifest, write_manifest
+from sonokit.clips.sampling import Sampling
+from sonokit.clips.shards import open_shards
+from sonokit.clips.streaming import stream
 from sonokit.errors import SonokitError
-from sonokit.features import extract
+from sonokit.features import extract, filling
 from sonokit.features.biomarkers import SegmentPlan
 from sonokit.features.extract import extract_features
+from sonokit.features.extractor_folder import load_extractor
 from sonokit.features.forward import FeaturePass
 from sonokit.features.models import frame_settings
 from sonokit.features.search import search
@@ -116,9 +126,9 @@ def test_extract__mended_labels_reach_the_store_without_another_pass(clips, back
     run(mended, backbone_folder, tmp_path / "out")
     assert worked_on == []
     assert rows_of(tmp_path / "out") == rows_of(tmp_path / "fresh")
-    parts = len(EmbeddingStore.open(tmp_path / "out")._parts.names())
+    parts = len(EmbeddingStore.open(tmp_path / "out").parts.names())
     run(mended, backbone_folder, tmp_path / "out")
-    assert len(EmbeddingStore.open(tmp_path / "out")._parts.names()) == parts == 2
+    assert len(EmbeddingStore.open(tmp_path / "out").parts.names()) == parts == 2
 
 
 def test_extract__a_column_that_the_manifest_no_longer_has_stays_with_every_clip(clips, backbone_folder, tmp_path):
@@ -173,7 +183,7 @@ from pathlib import Path
 spec = importlib.util.spec_from_file_location("tiny", sys.argv[1])
 tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
-from sonokit.features import extract
+from sonokit.features import extract, filling
 
 class Deadly(tiny.MemoryClips):
     def __getitem__(self, i):
@@ -183,7 +193,7 @@ class Deadly(tiny.MemoryClips):
 
 clips = tiny.make()
 clips.__class__ = Deadly
-extract._PART_CLIPS = 3
+filling._PART_CLIPS = 3
 extract.extract_features(clips, sys.argv[2], Path(sys.argv[3]), progress=False, device="cpu")
 """
 
@@ -233,10 +243,12 @@ def test_extract__probabilities_are_those_of_training(clips, extractors, tmp_pat
     expected = pd.read_csv(extractors / "out_of_fold.csv").set_index("clip_id")
     for store in stores.folds:
         frame = store.frame()
-        logit = np.log(frame["p_bright"] / (1 - frame["p_bright"]))
-        pooled = np.log(np.exp(logit).groupby(frame["clip_id"]).mean())  # lse over the segments
+        head = load_extractor(extractors / f"fold-{store.header.fold}").head
+        slope, intercept = float(head.calibration_slope[0]), float(head.calibration_intercept[0])
+        logit = (np.log(frame["p_bright"] / (1 - frame["p_bright"])) - intercept) / slope
+        pooled = np.log(np.exp(logit).groupby(frame["clip_id"]).mean()) * slope + intercept  # lse over the segments
         mine = expected[expected["fold"] == store.header.fold]
-        np.testing.assert_allclose(1 / (1 + np.exp(-pooled[mine.index])), mine["p_bright"], atol=1e-4)
+        np.testing.assert_allclose(1 / (1 + np.exp(-pooled[mine.index])), mine["p_calibrated_bright"], atol=1e-4)
 
 
 def test_extract__tuned_set_has_one_pass_a_backbone(make_clips, backbone, divide, tmp_path, monkeypatch):
@@ -330,6 +342,91 @@ def test_extract__faults_are_named(clips, make_clips, backbone_folder, extractor
     with pytest.raises(SonokitError, match="unfinished"):
         run(make_clips(), extractors, tmp_path / "d")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Six real files: a manifest of clips of 1 to 6 frames and of one that is no video."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for i in range(5):
+        pictures = [Image.fromarray(p) for p in np.random.default_rng(i).integers(0, 256, (1 + i, 40, 48), dtype=np.uint8)]
+        pictures[0].save(folder / f"{i}.gif", save_all=True, append_images=pictures[1:], duration=100)
+    (folder / "5.gif").write_text("not a picture")
+    write_manifest(pd.DataFrame({"path": [f"{i}.gif" for i in range(6)], "bright": 0.0}), folder / "manifest.csv")
+    return read_manifest(folder / "manifest.csv")
+
+
+STREAM = CacheSettings(32, Sampling(frames=4))
+
+
+def test_extract__a_stream_gives_the_rows_of_cached_clips(files, backbone_folder, tmp_path):
+    run(prepare(files, tmp_path / "a", STREAM, progress=False), backbone_folder, tmp_path / "cached")
+    clips = stream(files, tmp_path / "b", STREAM, progress=False)
+    run(clips, backbone_folder, tmp_path / "streamed", config={"model": "this"}, floor=True)
+    assert rows_of(tmp_path / "streamed") == rows_of(tmp_path / "cached")
+    assert len(rows_of(tmp_path / "streamed" / "floor")) == len(rows_of(tmp_path / "cached"))
+    for name in ("a", "b"):
+        assert (tmp_path / name / STREAM.key / "rejected.csv").read_text().startswith("clip_id,path,reason\n5,5.gif,")
+    assert (tmp_path / "streamed" / "rejected.csv").read_text() == (tmp_path / "cached" / "rejected.csv").read_text()
+    noted = json.loads((tmp_path / "streamed" / "environment.json").read_text())
+    assert noted["forward"] == {"engine": "local", "device": "cpu", "runtime": "torch"}
+
+
+def test_extract__a_clip_that_is_done_is_not_decoded_again(files, backbone_folder, tmp_path, monkeypatch):
+    good = files.select(np.arange(6) < 5)
+    run(stream(good, tmp_path / "cache", STREAM, progress=False), backbone_folder, tmp_path / "out")
+    before = rows_of(tmp_path / "out")
+    shutil.rmtree(tmp_path / "cache")
+    decoded, original = [], cache.read_clip
+    monkeypatch.setattr(cache, "read_clip", lambda path, *a: decoded.append(path) or original(path, *a))
+    run(stream(good, tmp_path / "cache", STREAM, progress=False), backbone_folder, tmp_path / "out")
+    assert (decoded, rows_of(tmp_path / "out")) == ([], before)
+    mended = dataclasses.replace(good, table=good.table.assign(bright=1.0))
+    run(stream(mended, tmp_path / "cache", STREAM, progress=False), backbone_folder, tmp_path / "out")
+    assert (decoded, rows_of(tmp_path / "out")) == ([], [{**row, "bright": 1.0} for row in before])
+
+
+def test_extract__interrupted_stream_keeps_frames_and_rows(files, backbone_folder, tmp_path, monkeypatch):
+    run(stream(files, tmp_path / "a", STREAM, progress=False), backbone_folder, tmp_path / "whole")
+    original, added = filling.Filler.add, []
+
+    def add(self, position, segments):
+        if len(added) == 2:
+            raise KeyboardInterrupt
+        added.append(position)
+        original(self, position, segments)
+
+    monkeypatch.setattr(filling.Filler, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        run(stream(files, tmp_path / "b", STREAM, progress=False), backbone_folder, tmp_path / "out")
+    monkeypatch.setattr(filling.Filler, "add", original)
+    assert EmbeddingStore.open(tmp_path / "out").header.clip_count == 2
+    assert len(open_shards(tmp_path / "b" / STREAM.key, 32)) >= 2
+    run(stream(files, tmp_path / "b", STREAM, progress=False), backbone_folder, tmp_path / "out")
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "whole")
+
+
+def test_extract__nothing_that_decodes_is_told(files, backbone_folder, tmp_path):
+    with pytest.raises(SonokitError, match=r"No clip of .* can be decoded, of 1 \(5: "):
+        run(stream(files.select(np.arange(6) == 5), tmp_path / "c", STREAM, progress=False), backbone_folder, tmp_path / "out")
+
+
+def test_extract__the_runtime_is_chosen_by_all_clips_not_by_those_that_are_left(clips, backbone_folder, tmp_path, monkeypatch):
+    asked = []
+    original = FeaturePass.__init__
+
+    def init(self, backbone, plan, device, runtime):
+        asked.append(runtime)
+        original(self, backbone, plan, device, "torch")
+
+    monkeypatch.setattr(FeaturePass, "__init__", init)
+    run(clips, backbone_folder, tmp_path / "few")  # 16 clips of up to 16 frames
+    monkeypatch.setattr(extract, "_WORTH_COMPILING", 256)
+    run(clips.select(np.arange(16) < 15), backbone_folder, tmp_path / "out")
+    run(clips, backbone_folder, tmp_path / "out")  # one is left, and it goes on as a whole run would
+    run(clips, backbone_folder, tmp_path / "named", runtime="torch")
+    assert asked == ["torch", "torch", "auto", "torch"]
 
 
 def watch(monkeypatch):

@@ -1,20 +1,25 @@
 import dataclasses
+import hashlib
 import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from sklearn.metrics import roc_auc_score
 from sonokit.backbones.folder import backbone_fingerprint, load_backbone, save_backbone
 from sonokit.errors import SonokitError
 from sonokit.evaluation.biomarker_scores import OutOfFold, score_biomarkers
-from sonokit.features import weak_training
-from sonokit.features.extractor_folder import load_extractor, read_extractor
+from sonokit.features import tuning
+from sonokit.features.biomarkers import SegmentPlan
+from sonokit.features.extractor_folder import extractor_fingerprint, load_extractor, read_extractor
+from sonokit.features.forward import FeaturePass
+from sonokit.features.head_fitting import frozen_features
 from sonokit.features.weak_training import BiomarkerSettings, train_biomarkers
 
-SETTINGS = BiomarkerSettings(("bright", "split"), embedding=8, epochs=30, learning_rate=1e-2)
+SETTINGS = BiomarkerSettings(("bright", "split"), embedding=8, epochs=30, learning_rate=1e-2, calibration="none")
 
 
 def train(clips, backbone, out, splits, settings=SETTINGS, config=None, **options):
@@ -130,7 +135,7 @@ def test_train__a_set_is_unfinished_while_its_folds_are_trained_anew(clips, back
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weak_training, "fit_head", stop)
+    monkeypatch.setattr(tuning, "fit_head", stop)
     with pytest.raises(KeyboardInterrupt):
         train(clips.with_labels(bright=1 - clips.table["bright"]), backbone, out, divide(clips))
     assert not (out / "report.json").exists()  # extract-features takes only a set that has one
@@ -139,7 +144,7 @@ def test_train__a_set_is_unfinished_while_its_folds_are_trained_anew(clips, back
 def test_train__finished_folds_are_not_trained_again(clips, backbone, divide, tmp_path, monkeypatch):
     splits = divide(clips)
     whole = train(clips, backbone, tmp_path / "whole", splits)
-    stopping = weak_training.fit_head
+    stopping = tuning.fit_head
     calls = []
 
     def stop_at_third(*arguments):
@@ -148,7 +153,7 @@ def test_train__finished_folds_are_not_trained_again(clips, backbone, divide, tm
             raise KeyboardInterrupt
         stopping(*arguments)
 
-    monkeypatch.setattr(weak_training, "fit_head", stop_at_third)
+    monkeypatch.setattr(tuning, "fit_head", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         train(clips, backbone, tmp_path / "stopped", splits)
     train(clips, backbone, tmp_path / "stopped", splits)
@@ -242,3 +247,62 @@ def test_train__a_rare_biomarker_is_trained_and_reported_as_not_measurable(clips
     out = train(clips.with_labels(split=rare), backbone, tmp_path, divide(clips))
     assert json.loads((out / "report.json").read_text())["biomarkers"]["split"]["auroc"] is None
     assert "not measurable: 0 positive patient(s)" in (out / "final" / "README.md").read_text()
+
+
+def test_train__an_extractor_of_the_first_schema_loads_as_it_was(trained):
+    """As version 1 wrote it: no calibration in the weights or in extractor.json."""
+    folder = trained / "final"
+    features = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    features = features[:, : load_extractor(folder).backbone.num_features]
+    values = json.loads((folder / "extractor.json").read_text())
+    for key in ("calibration", "calibration_note", "data_fingerprint", "reliability"):
+        del values[key]
+    weights = safetensors.torch.load_file(folder / "head.safetensors")
+    before = {key: value for key, value in weights.items() if not key.startswith("calibration_")}
+    assert len(before) == len(weights) - 2
+    expected = load_extractor(folder)
+    safetensors.torch.save_file(before, folder / "head.safetensors")
+    (folder / "extractor.json").write_text(json.dumps(values | {"schema_version": 1}))
+    found = load_extractor(folder)
+    assert extractor_fingerprint(found) == values["fingerprint"]
+    digest = hashlib.sha256(json.dumps([backbone_fingerprint(found.backbone), [["bright", "split"], 4, 4, 32, "lse"]]).encode())
+    digest.update(safetensors.torch.save(before))
+    assert digest.hexdigest()[:16] == values["fingerprint"]  # the first version's way of making it
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in expected.state_dict().items())
+    (folder / "extractor.json").write_text(json.dumps(values | {"schema_version": 3}))
+    with pytest.raises(SonokitError, match="newer than this sonokit"):
+        load_extractor(folder)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention", "noisy_or"])
+def test_train__every_pooling_is_kept_in_the_folder(clips, backbone, tmp_path, pooling):
+    out = train(clips, backbone, tmp_path, None, dataclasses.replace(SETTINGS, pooling=pooling))
+    extractor = load_extractor(out)
+    assert extractor.pooling == pooling
+    assert (extractor.head.attention is not None) == (pooling == "attention")
+    labels = clips.table["bright"].to_numpy()
+    tuned = tuning.tuning_of(
+        dataclasses.replace(SETTINGS, pooling=pooling), clips, backbone, torch.device("cpu"), progress=False
+    )
+    logits = tuned.logits(extractor, np.ones(len(clips), dtype=bool))[:, 0]
+    assert roc_auc_score(labels, logits) > 0.9
+
+
+def test_train__known_features_give_the_same_extractor(clips, backbone, tmp_path):
+    plan = SegmentPlan(SETTINGS.segments, SETTINGS.segment_frames)
+    features = frozen_features(clips, FeaturePass(backbone, plan, torch.device("cpu")), plan, progress=False)
+    a = train(clips, backbone, tmp_path / "a", None)
+    b = train(clips, backbone, tmp_path / "b", None, features=features)
+    assert weights_of(a) == weights_of(b)
+    c = train(clips, backbone, tmp_path / "c", None, features=dataclasses.replace(features, values=features.values + 1))
+    assert weights_of(a) != weights_of(c)  # they are what was trained on
+    with pytest.raises(SonokitError, match="leave them out"):
+        train(clips, backbone, tmp_path / "d", None, features=features.select(torch.arange(3)))
+
+
+def test_train__a_changed_setting_trains_anew(clips, backbone, divide, tmp_path):
+    splits = divide(clips)
+    out = train(clips, backbone, tmp_path, splits)
+    before = weights_of(out / "fold-0")
+    train(clips, backbone, out, splits, dataclasses.replace(SETTINGS, label_smoothing=0.2))
+    assert weights_of(out / "fold-0") != before
