@@ -461,8 +461,8 @@ def train_biomarkers(
     config = _options(locals())
     from .backbones.folder import open_backbone
     from .clips.splits import read_splits
-    from .features.biomarker_settings import BiomarkerSettings
-    from .features.weak_training import train_biomarkers as train
+    from .features.extractors.settings import BiomarkerSettings
+    from .features.extractors.weak_training import train_biomarkers as train
 
     _require_model(backbone)
     columns = _words(biomarkers)
@@ -526,8 +526,8 @@ def explain(
         seed: Of these.
     """
     config = _options(locals())
-    from .features.explain import ExplainSettings
-    from .features.explain_folder import explain as write_explanation
+    from .features.explain.explanation import ExplainSettings
+    from .features.explain.folder import explain as write_explanation
 
     folder = out or Path(f"explained-{Path(clip).stem}")
     settings = ExplainSettings(method, _words(biomarkers or ""), moments, checks, seed)
@@ -582,8 +582,8 @@ def extract_features(
     from .clips.manifest import read_manifest
     from .clips.sampling import Sampling
     from .clips.streaming import stream
-    from .features.extract import extract_features as extract
-    from .features.models import frame_settings
+    from .features.extraction.extract import extract_features as extract
+    from .features.extraction.models import frame_settings
 
     _require_model(model)
     settings = frame_settings(model) or CacheSettings(size=size, sampling=Sampling(frames=frames))
@@ -638,8 +638,8 @@ def search(
         gallery: An HTML page to write: the clip beside its neighbours, their frames, labels and biomarkers.
         cache: The frame cache from which the page has its frames.
     """
-    from .features.gallery import write_gallery
     from .features.search import search as nearest
+    from .features.search.gallery import write_gallery
     from .features.store import StoreSet, open_stores
 
     stores = open_stores(store)
@@ -799,7 +799,7 @@ def _extracted(clips: Path, model: str, weights: str, made: Any, cache: Path, fo
     from .clips.manifest import read_manifest, write_manifest
     from .clips.sampling import Sampling
     from .clips.scan import clips_at
-    from .features.extract import extract_features as extract
+    from .features.extraction.extract import extract_features as extract
     from .features.store import open_stores
 
     manifest = clips
@@ -817,8 +817,8 @@ def _asked(clip: Path, model: str, weights: str, bank: Any, cache: Path) -> tupl
     import tempfile
 
     from .errors import SonokitError
-    from .features.gallery import asked_from
     from .features.search import direction_of
+    from .features.search.gallery import asked_from
 
     if not clip.is_file():
         raise SonokitError(f"with --model the query is a clip's file, and there is no file {clip}.")

@@ -13,7 +13,7 @@ def info(store: str) -> None:
     Args:
         store: A store or store set: a folder, or a URL such as s3://bucket/store.
     """
-    from .features.store_info import describe
+    from .features.store.info import describe
 
     print("\n".join(describe(store)))
 
@@ -27,7 +27,7 @@ def verify(store: str) -> None:
     Args:
         store: A store or store set: a folder or a URL.
     """
-    from .features.store_verify import verify as look_at
+    from .features.store.verify import verify as look_at
 
     found = look_at(store)
     for note in found.notes:
@@ -48,8 +48,8 @@ def compact(store: str) -> None:
         store: A store or store set: a folder, or a URL where nobody else writes meanwhile.
     """
     from .features.store import EmbeddingStore
-    from .features.store_compact import compact as write_together
-    from .features.store_files import as_folder, stores_below
+    from .features.store.compact import compact as write_together
+    from .features.store.files import as_folder, stores_below
 
     for folder in stores_below(as_folder(store)):
         print(f"{folder}: {write_together(EmbeddingStore.open(folder))}")
@@ -79,9 +79,9 @@ def drop(
             is in).
         yes: Do it.
     """
-    from .features.erasure import erase, plan_erasure
-    from .features.made_from import find_mentions
-    from .features.store_files import as_folder, is_local
+    from .features.store.erasure import erase, plan_erasure
+    from .features.store.files import as_folder, is_local
+    from .features.store.made_from import find_mentions
 
     folder = as_folder(store)
     plan = plan_erasure(folder, patient=patient, clip_ids=_words(clip), cache=cache)
@@ -109,7 +109,7 @@ def merge(stores: str, out: str, on_conflict: Literal["refuse", "first", "last"]
         out: A new folder or URL, or a store that counts as the first of them.
         on_conflict: For a clip of which the stores hold different contents: "refuse", or take the "first" or the "last".
     """
-    from .features.store_merge import merge as merge_stores
+    from .features.store.merge import merge as merge_stores
 
     done = merge_stores(_words(stores), out, on_conflict)
     print(f"{done.added} clips added, {done.clips} clips -> {out}")
@@ -124,7 +124,7 @@ def export(store: str, out: Path, format: Literal["parquet", "numpy", "csv"] = "
         format: "parquet", "csv" (the embedding as columns e_000, …), or "numpy": embeddings.npy beside rows.csv.
     """
     from .features.store import EmbeddingStore
-    from .features.store_export import export as write_rows
+    from .features.store.export import export as write_rows
 
     print(f"{write_rows(EmbeddingStore.open(store), out, format)} rows -> {out}")
 

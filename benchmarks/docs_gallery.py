@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from sonokit import cli
-from sonokit.features.gallery import write_gallery
 from sonokit.features.search import search
+from sonokit.features.search.gallery import write_gallery
 from sonokit.features.store import EmbeddingStore
 
 NEIGHBOURS = 3

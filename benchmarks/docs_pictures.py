@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 from PIL import Image
 from sonokit import cli
-from sonokit.features.explain_folder import explain
+from sonokit.features.explain.folder import explain
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 FOLD = 0

@@ -35,9 +35,9 @@ from sonokit.clips.cache import CacheSettings, prepare
 from sonokit.clips.manifest import Manifest, read_manifest
 from sonokit.clips.sampling import Sampling
 from sonokit.clips.streaming import stream
-from sonokit.features.biomarkers import SegmentPlan
-from sonokit.features.extract import extract_features
-from sonokit.features.forward import FeaturePass, choose_device
+from sonokit.features.extraction.extract import extract_features
+from sonokit.features.extraction.forward import FeaturePass, choose_device
+from sonokit.features.extractors.biomarkers import SegmentPlan
 
 MODEL, SIZE, FRAMES = "tf_efficientnet_lite0", 224, 16
 SETTINGS = CacheSettings(SIZE, Sampling(frames=FRAMES))

@@ -38,11 +38,11 @@ from sonokit.clips.splits import Splits, read_splits
 from sonokit.evaluation.biomarker_probe import biomarker_probe
 from sonokit.evaluation.biomarker_scores import OutOfFold, compare_macro_auroc, score_biomarkers
 from sonokit.evaluation.embedding import embed_clips
-from sonokit.features.biomarker_settings import BiomarkerSettings
-from sonokit.features.biomarkers import SegmentPlan
-from sonokit.features.forward import FeaturePass
-from sonokit.features.head_fitting import FrozenFeatures, frozen_features
-from sonokit.features.weak_training import train_biomarkers
+from sonokit.features.extraction.forward import FeaturePass
+from sonokit.features.extractors.biomarkers import SegmentPlan
+from sonokit.features.extractors.head_fitting import FrozenFeatures, frozen_features
+from sonokit.features.extractors.settings import BiomarkerSettings
+from sonokit.features.extractors.weak_training import train_biomarkers
 from sonokit.run_folder import environment
 
 ROOT = Path(__file__).parents[1]

@@ -22,12 +22,12 @@ from sonokit.clips.letterbox import letterbox
 from sonokit.clips.manifest import read_manifest
 from sonokit.clips.splits import read_splits
 from sonokit.evaluation.bootstrap import patient_bootstrap
-from sonokit.features.biomarkers import BiomarkerExtractor
-from sonokit.features.explain import Explanation, explain_clip
-from sonokit.features.explain_folder import read_for_explaining
-from sonokit.features.explain_maps import make_maps
-from sonokit.features.extractor_folder import backbone_folder_of, load_extractor, read_extractor
-from sonokit.features.models import frame_settings
+from sonokit.features.explain.explanation import Explanation, explain_clip
+from sonokit.features.explain.folder import read_for_explaining
+from sonokit.features.explain.maps import make_maps
+from sonokit.features.extraction.models import frame_settings
+from sonokit.features.extractors.biomarkers import BiomarkerExtractor
+from sonokit.features.extractors.folder import backbone_folder_of, load_extractor, read_extractor
 from sonokit.run_folder import environment
 from torch import Tensor
 

@@ -88,7 +88,7 @@ def draw(count: int, centres: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 def build(options: argparse.Namespace) -> dict[str, float]:
     """Build the index."""
-    from sonokit.features.index import build_index
+    from sonokit.features.search.index import build_index
     from sonokit.features.store import EmbeddingStore
 
     start = time.perf_counter()
@@ -99,8 +99,8 @@ def build(options: argparse.Namespace) -> dict[str, float]:
 def open_and_ask(options: argparse.Namespace) -> dict[str, float]:
     """Open the index and put 64 queries to it."""
     import faiss  # noqa: F401
-    from sonokit.features.index import open_index
     from sonokit.features.search import search_many
+    from sonokit.features.search.index import open_index
     from sonokit.features.store import EmbeddingStore
 
     queries = np.load(options.folder / "queries.npy")[:64]
@@ -122,9 +122,9 @@ def open_and_ask(options: argparse.Namespace) -> dict[str, float]:
 def compare(options: argparse.Namespace) -> dict[str, float]:
     """Speeds of the exact index and of sonokit's, in turns, and the recall."""
     import faiss
-    from sonokit.features.index import open_index
-    from sonokit.features.index_rows import normalised
     from sonokit.features.search import search_many
+    from sonokit.features.search.index import open_index
+    from sonokit.features.search.index_rows import normalised
     from sonokit.features.store import EmbeddingStore
 
     index = open_index(EmbeddingStore.open(options.folder / "store"))

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import SonokitError
-from ..features.rows import embedding_matrix
 from ..features.store import EmbeddingStore
+from ..features.store.rows import embedding_matrix
 
 RECIPES = ("mean_std", "mean", "biomarkers", "mean_std+biomarkers")
 

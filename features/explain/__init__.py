@@ -1,0 +1,1 @@
+"""What an extractor saw in a clip: probabilities over time, maps of where, and checks of the maps."""

@@ -1,0 +1,1 @@
+"""Biomarker extractors: the network, its training from clip labels, its calibration, its folder."""
