@@ -14,6 +14,7 @@ def biomarker_tables(found: dict[str, Any]) -> dict[str, str]:
         "biomarker_main": _main(found),
         "biomarker_rows": _rows(found),
         "biomarker_calibration": _calibration(found),
+        "biomarker_penalties": ", ".join(f"{value:.3f} (C = {strength})" for strength, value in found["penalties"].items()),
         "biomarker_provenance": _provenance(found),
     }
 

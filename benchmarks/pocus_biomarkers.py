@@ -28,6 +28,9 @@ import pandas as pd
 import torch
 from pocus_data import data_fingerprint
 from results_page import write_results_page
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sonokit.atomic import write_json
 from sonokit.backbones.build import Backbone, build_backbone
 from sonokit.backbones.folder import load_backbone
@@ -38,6 +41,7 @@ from sonokit.clips.splits import Splits, read_splits
 from sonokit.evaluation.biomarker_probe import biomarker_probe
 from sonokit.evaluation.biomarker_scores import OutOfFold, compare_macro_auroc, score_biomarkers
 from sonokit.evaluation.embedding import embed_clips
+from sonokit.evaluation.out_of_fold import fold_rows
 from sonokit.features.extraction.forward import FeaturePass
 from sonokit.features.extractors.biomarkers import SegmentPlan
 from sonokit.features.extractors.head_fitting import FrozenFeatures, frozen_features
@@ -48,6 +52,7 @@ from sonokit.run_folder import environment
 ROOT = Path(__file__).parents[1]
 BIOMARKERS = ("a_lines", "b_lines", "consolidation", "effusion", "pleural_irregularity")
 NETWORK = "tf_efficientnet_lite0"
+PENALTIES = (1.0, 0.1, 0.01, 0.001)  # scikit-learn's C: the smaller, the stronger the penalty
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,28 @@ class Study:
             train_biomarkers(clips, self.backbone(row), folder, settings, splits=splits, config=config, features=features)
         return _read(folder / "out_of_fold.csv", table, splits)
 
+    def penalties(self) -> dict[str, float]:
+        """Mean AUROC of the linear head at other strengths of its penalty: is it a straw man?"""
+        row = ROWS["linear"]
+        clips = self.clips(row)
+        features = np.load(self.out / "linear" / f"{row.beginning}-{row.size}.npy")
+        patients = clips.manifest.patients()
+        folds = fold_rows(self.splits, clips.table["clip_id"].to_numpy(dtype=str), patients)
+        labels = clips.table[list(BIOMARKERS)].to_numpy(dtype=np.float64)
+        found = {}
+        for strength in PENALTIES:
+            probabilities = np.full((self.splits.repeats, *labels.shape), np.nan)
+            for fold in folds:
+                for column in range(len(BIOMARKERS)):
+                    head = make_pipeline(
+                        StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+                    ).fit(features[fold.train], labels[fold.train, column])
+                    probabilities[fold.repeat, fold.test, column] = head.predict_proba(features[fold.test])[:, 1]
+            sides = [np.isin(np.arange(len(labels)), fold.train) for fold in folds]
+            outcome = OutOfFold(probabilities, labels, patients, sides)
+            found[f"{strength:g}"] = score_biomarkers(outcome, BIOMARKERS)["macro_auroc"]["value"]
+        return found
+
     def _frozen(self, row: Row, clips: CachedClips, settings: BiomarkerSettings) -> FrozenFeatures:
         plan = SegmentPlan(settings.segments, settings.segment_frames)
         key = (row.beginning, row.size, row.shift, plan)
@@ -204,6 +231,7 @@ def _figures(study: Study, outcomes: dict[str, OutOfFold]) -> dict[str, Any]:
         "first_division": {name: score_biomarkers(outcome, BIOMARKERS)["macro_auroc"] for name, outcome in first.items()},
         "differences": differences,
         "calibration": report["calibration"],
+        "penalties": study.penalties(),
     }
 
 
