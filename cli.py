@@ -540,7 +540,7 @@ def explain(
 def extract_features(
     manifest: Path,
     model: str,
-    out: Path,
+    out: str,
     weights: str = "none",
     floor: bool = False,
     frames: int = 16,
@@ -562,7 +562,7 @@ def extract_features(
     Args:
         manifest: The manifest; its columns travel along.
         model: An extractor folder or set, a backbone folder, or a timm name.
-        out: The store to make or to go on with.
+        out: The store to make or to go on with: a folder, or a URL such as s3://bucket/store.
         weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
         floor: Besides, the same network with random weights, into OUT/floor: what reports read the score against.
         frames: Evenly spaced frames of a clip.
@@ -604,12 +604,12 @@ def extract_features(
         config=config,
     )
     left_out = len(clips.rejected)
-    rejected = f"; {left_out} rejected, see {out / 'rejected.csv'}" if left_out else ""
+    rejected = f"; {left_out} rejected, see {out}/rejected.csv" if left_out else ""
     print(f"{len(clips.manifest) - left_out} clips -> {folder}{rejected}")
 
 
 def search(
-    store: Path,
+    store: str,
     query: str,
     k: int = 5,
     where: str | None = None,
@@ -624,7 +624,7 @@ def search(
     """Show the clips of a store that are most similar to one of them, or to a clip from elsewhere.
 
     Args:
-        store: A store, or a store set (its final store is searched).
+        store: A store, or a store set (its final store is searched): a folder, or a URL.
         query: The clip_id that is asked about; or, with --model, a clip's file.
         k: How many clips.
         where: Only clips with these values, such as probe=convex,site=s2.
@@ -638,10 +638,13 @@ def search(
         gallery: An HTML page to write: the clip beside its neighbours, their frames, labels and biomarkers.
         cache: The frame cache from which the page has its frames.
     """
+    from .errors import SonokitError
     from .features.search import search as nearest
     from .features.search.gallery import write_gallery
     from .features.store import StoreSet, open_stores
 
+    if model is None and Path(query).is_file():
+        raise SonokitError(f"{query} is a file: say --model, the extractor that made {store}, to have it extracted.")
     stores = open_stores(store)
     bank = stores.final if isinstance(stores, StoreSet) else stores
     asked, vector = (query, query) if model is None else _asked(Path(query), model, weights, bank, cache)
@@ -662,7 +665,7 @@ def search(
 
 
 def fit_expert(
-    store: Path,
+    store: str,
     label: str,
     out: Path,
     task: Literal["classification", "ordinal", "regression"] | None = None,
@@ -680,7 +683,7 @@ def fit_expert(
     """Fit and evaluate a head for one question on a store, in patient-grouped cross-validation, beside its floors.
 
     Args:
-        store: A store, or a store set: fold k is then judged on fold k's store.
+        store: A store, or a store set: fold k is then judged on fold k's store. A folder, or a URL.
         label: A column of the store or of --labels.
         out: The expert folder to make; report.html in it is the page to read.
         task: Default: text or two values are classes, few whole numbers ordinal, other numbers regression.
@@ -728,7 +731,7 @@ def fit_expert(
 def predict(
     expert: Path,
     out: Path,
-    store: Path | None = None,
+    store: str | None = None,
     clips: Path | None = None,
     model: str | None = None,
     weights: str = "none",
@@ -822,6 +825,8 @@ def _asked(clip: Path, model: str, weights: str, bank: Any, cache: Path) -> tupl
 
     if not clip.is_file():
         raise SonokitError(f"with --model the query is a clip's file, and there is no file {clip}.")
+    if (Path(model) / "set.json").is_file():
+        model = str(Path(model) / "final")
     with tempfile.TemporaryDirectory() as folder:
         extracted = _extracted(clip, model, weights, bank.header, cache, Path(folder))
         if extracted.header.fingerprint != bank.header.fingerprint:
@@ -891,6 +896,10 @@ def _pairs(text: str | None) -> dict[str, str]:
     broken = [name for name, sign, _ in pairs if not sign]
     if broken:
         raise SonokitError(f"--where takes COLUMN=VALUE, separated by commas; {broken[0]!r} has no '='.")
+    names = [name.strip() for name, _, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SonokitError(f"--where names {', '.join(twice)} more than once: a column takes one value.")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+import os
 import re
 import sys
 from argparse import HelpFormatter
@@ -17,6 +18,7 @@ Group = Mapping[str, Command]
 """Commands that share a first word, such as ``sonokit store info``."""
 
 _EXIT_FAULT = 2
+_EXIT_PIPE = 141  # the shell's convention for a closed pipe
 _EXIT_STOPPED = 130  # the shell's convention for Ctrl-C
 _RESULT = "out"
 # Faults of the place that a user names, not of sonokit: forbidden, read-only, full, a file where a folder should be.
@@ -80,9 +82,13 @@ def run_command(command: Command, program: str, arguments: Sequence[str] | None 
     values: dict[str, Any] = {k: v for k, v in options.as_dict().items() if k not in ("config", "print_config")}
     try:
         command(**values)
+        sys.stdout.flush()
     except SonokitError as error:
         sys.stderr.write(f"{program}: error: {error}\n")
         return _EXIT_FAULT
+    except BrokenPipeError:  # whoever read the output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return _EXIT_PIPE
     except OSError as error:
         if error.errno not in _OF_THE_DISK:
             raise

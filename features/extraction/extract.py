@@ -125,6 +125,8 @@ class _Forward:
         self._clips, self._runtime, self._engine, self._workers = clips, runtime, engine, ray_workers
         self._device_name = device
         self.used = {"engine": engine}
+        if ray_workers is not None and (engine == "local" or ray_workers < 1):
+            raise SonokitError("ray_workers counts the workers of engine ray: at least 1, and nothing for engine local")
         if engine == "local":
             choose_runtime(runtime, choose_device(device))  # told before hours of work
         else:

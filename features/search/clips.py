@@ -3,7 +3,8 @@
 A clip that is asked about is the mean of its L2-normalised segment embeddings; a clip that answers is as similar as the most
 similar of its segments (cosine), so that a finding that is seen in one moment only is found. Similarities are those of the
 embeddings in the store whichever the index. With an index that compares every row (kinds flat and fp16) the answer is exactly
-that of comparing everything; the others find the share that ``index.json`` tells as recall.
+that of comparing everything; the others find the share that ``index.json`` tells as recall, under a filter about as much: they
+then search as much more as the filter leaves less.
 """
 
 from collections.abc import Mapping, Sequence

@@ -68,7 +68,9 @@ def nearest(index: OpenIndex, queries: np.ndarray, k: int, leave: Leave) -> Cand
     if leave.keep is not None and total <= _COMPARE_FILTERED:
         return _compare(index, queries, np.arange(len(queries)), np.flatnonzero(leave.keep), k, leave)
     selector = _selector(index, leave.keep)
-    pending, wanted, effort = np.arange(len(queries)), min(total, OVERSAMPLING * k), index.tuned.effort
+    # what a filter leaves lies thinner, so that the nearest of it lie in further cells
+    effort = index.tuned.effort * -(-len(index.rows) // total)
+    pending, wanted = np.arange(len(queries)), min(total, OVERSAMPLING * k)
     most = max(_MOST_FETCHED, OVERSAMPLING * k)
     answers = []
     while len(pending) and wanted <= most:
