@@ -4,6 +4,7 @@ OpenVINO's converter reports every use of it to its makers unless that was decli
 OpenVINO is first loaded; it has a silent stand-in for that. A program that loaded OpenVINO before sonokit decides for itself.
 """
 
+import copy
 import logging
 import sys
 import threading
@@ -31,7 +32,9 @@ def compile_openvino(network: nn.Module, example: Tensor, threads: int) -> Any:
     with warnings.catch_warnings(), _only_errors("openvino"), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of every shape that becomes a constant: here all shapes are
         # torch's own check of a trace takes longer than all else; what comes out at the end is checked against torch anyway
-        traced = torch.jit.trace(network, example, check_trace=False)
+        # and a function is traced in a third of the time of a module, whose parts would each become a script of their own
+        frozen = copy.deepcopy(network).requires_grad_(False)
+        traced = torch.jit.trace(lambda frames: frozen(frames), example, check_trace=False)
         model = openvino.convert_model(traced, input=[openvino.PartialShape(list(example.shape))])
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
