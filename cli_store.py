@@ -1,10 +1,12 @@
 """Look after embedding stores: what is in them, whether they are whole, what must leave them."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Literal
 
 from .command_line import Command
+from .errors import SonokitError
 
 
 def info(store: str) -> None:
@@ -57,9 +59,10 @@ def compact(store: str) -> None:
 
 def drop(
     store: str,
-    patient: str | None = None,
-    clip: str | None = None,
+    patient: str = "",
+    clip: str = "",
     cache: Path | None = None,
+    manifest: Path | None = None,
     look_in: str | None = None,
     yes: bool = False,
 ) -> None:
@@ -73,8 +76,10 @@ def drop(
     Args:
         store: A store or store set: a folder, or a URL where nobody else writes meanwhile.
         patient: Whose clips go: the value in the column patient_id of the rows.
-        clip: clip_ids to erase, separated by commas.
-        cache: The folder of decoded frames, to erase them from it as well.
+        clip: clip_ids to erase, separated by commas; where one has a comma itself, a JSON list: '["a,b", "c"]'.
+        cache: The folder of decoded frames, to erase them from it as well. Other studies' files whose paths look like the
+            patient's go with them (they are listed before, and only have to be decoded again).
+        manifest: The manifest, to find clips of the patient that have no rows, as they were rejected or only prepared.
         look_in: Folders to look through for what was made from these rows, separated by commas (default: the one that the store
             is in).
         yes: Do it.
@@ -84,7 +89,7 @@ def drop(
     from .features.store.made_from import find_mentions
 
     folder = as_folder(store)
-    plan = plan_erasure(folder, patient=patient, clip_ids=_words(clip), cache=cache)
+    plan = plan_erasure(folder, patient=patient, clip_ids=_clip_ids(clip), cache=cache, manifest=manifest)
     fingerprints = plan.fingerprints()
     places = [Path(word) for word in _words(look_in)] or ([folder.resolve().parent] if is_local(folder) else [])
     mentions = find_mentions(
@@ -92,10 +97,19 @@ def drop(
     )
     if yes and plan:
         erase(plan)
-    print(f"{'erased' if yes else 'would erase'}: {plan.summary()}")
+    if plan:
+        print(f"{'erased' if yes else 'would erase'}: {plan.summary()}")
+    for path in plan.cache.by_name:
+        print(f"by its name: {path}")
     for mention in mentions:
         print(f"yours to decide: {mention}")
-    if not yes and plan:
+    if not plan.names_somebody():
+        where = f"{folder} or {cache}" if cache is not None else str(folder)
+        raise SonokitError(
+            f"nothing in {where} is of {patient or clip!r}: look for a mistyped name (sonokit store export lists patients and "
+            "clips). After a drop that was stopped it means that all is gone; sonokit store compact then mends the counts"
+        )
+    if not yes:
         print("Nothing was changed. Say --yes true to erase.")
 
 
@@ -127,6 +141,18 @@ def export(store: str, out: Path, format: Literal["parquet", "numpy", "csv"] = "
     from .features.store.export import export as write_rows
 
     print(f"{write_rows(EmbeddingStore.open(store), out, format)} rows -> {out}")
+
+
+def _clip_ids(text: str) -> list[str]:
+    if not text.lstrip().startswith("["):
+        return _words(text)
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise SonokitError(f'--clip {text} is no JSON list of texts; write \'["a,b", "c"]\'')
+    return values
 
 
 def _words(text: str | None) -> list[str]:

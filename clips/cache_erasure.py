@@ -4,8 +4,8 @@ A shard that holds one of them is written anew without it. The new shard is whol
 ends what a kill interrupted. A process that has the cache open meanwhile keeps what it sees, and must open it again.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,36 +29,42 @@ class CacheTraces:
         clips: Clips with frames, each counted for every setting it was prepared with.
         sources: Remembered paths.
         rejected: Lines of rejected.csv.
+        leftovers: Files of killed runs, whoever's they are.
+        by_name: The remembered paths that are taken for theirs by their name alone, as the content is none that is known.
     """
 
     clips: int = 0
     sources: int = 0
     rejected: int = 0
+    leftovers: int = 0
+    by_name: tuple[str, ...] = field(default=(), compare=False)
 
     def __bool__(self) -> bool:
-        return bool(self.clips or self.sources or self.rejected)
+        return bool(self.clips or self.sources or self.rejected or self.leftovers)
 
 
-def find_in_cache(folder: Path, names: Names) -> CacheTraces:
+def find_in_cache(folder: Path, names: Names, spared: Collection[str] = ()) -> CacheTraces:
     """Count what :func:`erase_from_cache` would remove.
 
     Raises:
         SonokitError: ``folder`` is no frame cache, or a file of it cannot be read.
     """
-    contents = _contents(folder, names)
+    contents, sources = _contents(folder, names, spared), _split_memo(folder, names, spared)[1]
     clips = sum(
         int(pc.sum(_named(index, contents)).as_py() or 0) for _, indexes in _settings(folder) for index in indexes.values()
     )
     rejected = sum(len(_split_listing(file, names)[1]) for file in _listings(folder))
-    return CacheTraces(clips, len(_split_memo(folder, names)[1]), rejected)
+    guessed = sources["path"][~sources["content_hash"].isin(names.content_hashes) & ~sources["path"].isin(names.paths)]
+    return CacheTraces(clips, len(sources), rejected, len(_leftovers(folder)), tuple(guessed))
 
 
-def erase_from_cache(folder: Path, names: Names) -> CacheTraces:
+def erase_from_cache(folder: Path, names: Names, spared: Collection[str] = ()) -> CacheTraces:
     """Remove the frames of these contents, and of files whose path names the patient or a clip, and every mention of them.
 
     Args:
         folder: The cache, with all its settings.
         names: Of the patient, the clips, the contents.
+        spared: Contents that are known to be others': a path that looks like the patient's does not condemn them.
 
     Returns:
         What was removed.
@@ -66,8 +72,8 @@ def erase_from_cache(folder: Path, names: Names) -> CacheTraces:
     Raises:
         SonokitError: As for :func:`find_in_cache`.
     """
-    found = find_in_cache(folder, names)
-    contents = _contents(folder, names)
+    found = find_in_cache(folder, names, spared)
+    contents = _contents(folder, names, spared)
     for place, _ in _settings(folder):
         with FileLock(place / ".lock"):
             remove_unfinished(place)
@@ -79,19 +85,26 @@ def erase_from_cache(folder: Path, names: Names) -> CacheTraces:
         kept, gone = _split_listing(listing, names)
         if len(gone):
             write_text(listing, kept.to_csv(index=False, lineterminator="\n"))
-    kept, gone = _split_memo(folder, names)  # last: it tells which contents lie behind paths that name the patient
+    kept, gone = _split_memo(folder, names, spared)  # last: it tells which contents lie behind paths that name the patient
     if len(gone):
         with atomic_path(folder / "sources.parquet") as temporary:
             kept.to_parquet(temporary, index=False)
-    for left in [*folder.glob(".tmp-*-sources.parquet"), *folder.glob("grey-*/.tmp-*-rejected.csv")]:
-        left.unlink()
+    for left in _leftovers(folder):
+        left.unlink(missing_ok=True)
     return found
 
 
 def _write_without(file: Path, index: pa.Table, contents: pa.Array) -> None:
     """Put the other clips of a shard into a new one, then remove it: first what makes it count, then the frames."""
-    side = _side(file.parent)
     frames = file.with_suffix(".bin")
+    if frames.is_file():
+        _copy_others(file, frames, index, contents)
+    file.unlink()
+    frames.unlink(missing_ok=True)
+
+
+def _copy_others(file: Path, frames: Path, index: pa.Table, contents: pa.Array) -> None:
+    side = _side(file.parent)
     writer = ShardWriter(file.parent)
     with frames.open("rb") as stored:
         for row in index.filter(pc.invert(_named(index, contents))).to_pylist():
@@ -101,13 +114,18 @@ def _write_without(file: Path, index: pa.Table, contents: pa.Array) -> None:
                 about = {name: row[name] for name in row if name not in ("shard", "offset", "indices")}
                 writer.add(StoredFrames(frames=clip, indices=np.array(row["indices"], dtype=np.int64), **about))
     writer.flush()
-    file.unlink()
-    frames.unlink()
 
 
-def _contents(folder: Path, names: Names) -> pa.Array:
+def _leftovers(folder: Path) -> list[Path]:
+    """What killed runs left: of the memo, of the listings, of shards that do not count."""
+    unfinished = [p for p in folder.glob("grey-*/shard-*.bin") if not p.with_suffix(".parquet").exists()]
+    lists = [*folder.glob(".tmp-*-sources.parquet"), *folder.glob("grey-*/.tmp-*-rejected.csv")]
+    return [*lists, *folder.glob("grey-*/.tmp-*shard-*"), *unfinished]
+
+
+def _contents(folder: Path, names: Names, spared: Collection[str]) -> pa.Array:
     """The contents to remove: those that are named, and those behind paths that name the patient or a clip."""
-    behind = _split_memo(folder, names)[1]["content_hash"]
+    behind = _split_memo(folder, names, spared)[1]["content_hash"]
     return pa.array(sorted({*names.content_hashes, *behind}), pa.string())
 
 
@@ -126,9 +144,14 @@ def _settings(folder: Path) -> Iterator[tuple[Path, dict[Path, pa.Table]]]:
 
 def _indexes(place: Path) -> dict[Path, pa.Table]:
     try:
-        return {file: pq.ParquetFile(file).read().select(INDEX_SCHEMA.names) for file in sorted(place.glob("shard-*.parquet"))}
+        return {file: _read(file).select(INDEX_SCHEMA.names) for file in sorted(place.glob("shard-*.parquet"))}
     except (OSError, ValueError, KeyError) as error:
         raise SonokitError(f"The frame cache {place} is damaged ({error}). Remove that folder; it is made anew.") from error
+
+
+def _read(file: Path) -> pa.Table:
+    with file.open("rb") as opened:  # a path with a colon would be taken for a URL
+        return pq.ParquetFile(opened).read()
 
 
 def _side(place: Path) -> int:
@@ -152,16 +175,20 @@ def split_rows(table: pd.DataFrame, names: Names) -> tuple[pd.DataFrame, pd.Data
     """The rows of a table of text whose cells name nobody of these, and those that do."""
     if table.empty:
         return table, table
-    named = table.apply(lambda column: column.map(names.are_value)).any(axis=1).to_numpy(dtype=bool)
+    named = np.zeros(len(table), dtype=bool)
+    for column in table:
+        tells = names.are_in_path if column in ("clip_id", "path") else names.are_value
+        named |= table[column].map(tells).to_numpy(dtype=bool)
     return table[~named], table[named]
 
 
-def _split_memo(folder: Path, names: Names) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _split_memo(folder: Path, names: Names, spared: Collection[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What is remembered of files, without and with those of the patient."""
     memo = folder / "sources.parquet"
     if not memo.is_file():
         empty = pd.DataFrame({"path": [], "stamp": [], "content_hash": []}, dtype="str")
         return empty, empty
     table = pd.read_parquet(memo)
-    mine = table["content_hash"].isin(names.content_hashes) | table["path"].map(names.are_value).astype(bool)
+    known = table["content_hash"].isin(names.content_hashes) | table["path"].isin(names.paths)
+    mine = known | (table["path"].map(names.are_in_path).astype(bool) & ~table["content_hash"].isin(spared))
     return table[~mine], table[mine]

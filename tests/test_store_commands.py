@@ -98,6 +98,67 @@ def test_drop__only_with_yes(run, store):
     assert run("drop", store.folder)[0] == 2
 
 
+@pytest.mark.parametrize("words", [["--patient", "nobody"], ["--patient", "null"], ["--clip", "clip"]])
+@pytest.mark.parametrize("yes", [[], ["--yes", "true"]])
+def test_drop__a_mistyped_name_is_no_success(run, store, words, yes):
+    report = store.folder.parent / "report.json"
+    report.write_text(json.dumps(["nobody"]))
+    status, out, err = run("drop", store.folder, *words, *yes)
+    assert status == 2
+    assert "erase" not in out
+    assert f"is of '{words[1]}'" in err
+    assert "store compact" in err
+    assert (f"yours to decide: {report}" in out) == (words[1] == "nobody")
+    assert len(store.done()) == 6
+
+
+def test_drop__only_leftovers_go_but_the_name_is_unknown_all_the_same(run, store):
+    left = store.folder / "rows" / ".tmp-abc-part-000001-00000000.parquet"
+    left.write_text("perhaps nobody")
+    status, out, _ = run("drop", store.folder, "--patient", "nobody", "--yes", "true")
+    assert status == 2
+    assert "1 files that killed runs left" in out
+    assert not left.exists()
+
+
+def test_drop__names_with_commas_and_names_that_yaml_takes_for_something_else(run, store):
+    for clip_id, patient in [("a,b", "null"), ("c", "1e5")]:
+        frame = pd.DataFrame({"clip_id": [clip_id], "content_hash": clip_id, "patient_id": patient, "segment": 0})
+        store.append(make_rows(HEADER, frame, np.ones((1, 3))))
+    assert run("drop", store.folder, "--clip", '["a,b", "clip-0"]', "--yes", "true")[0] == 0
+    assert run("drop", store.folder, "--patient", "1e5", "--yes", "true")[0] == 0
+    assert {c for c, _ in store.done()} == {f"clip-{n}" for n in range(1, 6)}
+    status, _, err = run("drop", store.folder, "--clip", "[1, 2]")
+    assert status == 2
+    assert "JSON list" in err
+
+
+def test_drop__clips_without_rows_by_the_manifest_and_paths_by_name(run, store, tmp_path):
+    (store.folder / "rejected.csv").write_text("clip_id,path,reason\nodd,odd.mp4,empty\n")
+    (tmp_path / "manifest.csv").write_text("clip_id,path,patient_id\nodd,odd.mp4,patient-9\nx,x.mp4,patient-8\n")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    memo = {"path": ["/b/patient-9/z.mp4", "/b/odd.mp4"], "stamp": "1", "content_hash": ["z", "o"]}
+    pd.DataFrame(memo).to_parquet(cache / "sources.parquet", index=False)
+    words = ["drop", store.folder, "--patient", "patient-9", "--cache", cache, "--manifest", tmp_path / "manifest.csv"]
+    status, out, err = run(*words)
+    assert status == 0, err
+    assert "by its name: /b/patient-9/z.mp4" in out
+    assert "odd.mp4" not in out
+    assert run(*words, "--yes", "true")[0] == 0
+    assert (store.folder / "rejected.csv").read_text() == "clip_id,path,reason\n"
+    assert pd.read_parquet(cache / "sources.parquet")["path"].tolist() == ["/b/odd.mp4"]
+
+
+@pytest.mark.parametrize("name", ["compact", "drop"])
+def test_folder_above_a_store_is_none(run, store, name):
+    status, _, err = run(name, store.folder.parent, *(["--patient", "patient-1", "--yes", "true"] if name == "drop" else []))
+    assert status == 2
+    assert "no store.json and no set.json" in err
+    assert len(store.done()) == 6
+    assert len(store.parts.names()) == 6
+
+
 def test_merge_and_export(run, store, tmp_path):
     make(tmp_path / "more", range(4, 9))
     status, out, err = run("merge", f"{store.folder},{tmp_path / 'more'}", "--out", tmp_path / "all")

@@ -1,32 +1,32 @@
 """A patient, or a clip, out of a store, or a set of stores, and out of the frame cache: really gone, not only superseded.
 
 All parts that hold rows of the patient are written anew without them (also rows that were superseded long ago), the index and
-what lies under it are made anew, the division of a set loses the clips, and so do rejected.csv and config.yaml. Everything is
-done in an order in which erasing again ends what a kill interrupted: what tells the contents of the clips goes last.
+what lies under it are made anew, the division of a set loses the clips, and so do rejected.csv and config.yaml; what killed
+runs left goes whoever's it is. Everything is done in an order in which erasing again ends what a kill interrupted: what tells
+the contents of the clips goes last.
 
 What others made from the store is not touched but named (see ``made_from.py``): only people can say what becomes of it.
 """
 
-import csv
-import dataclasses
-import io
 import json
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from ...clips.cache_erasure import CacheTraces, erase_from_cache, find_in_cache
+from ...clips.manifest import read_manifest
 from ...clips.mentions import Names
-from ...clips.splits import Splits, write_splits
+from ...clips.splits import Splits
 from ...errors import SonokitError
 from ..search.index import build_index, remove_index
+from ..search.index_kinds import known_kind
 from .compact import replace_parts
-from .files import as_folder, leftovers, locked, put_bytes, put_json, remove, stores_below
+from .erasure_records import config_of, erase_from_records, erase_from_set, without_clips
+from .files import as_folder, is_local, leftovers, locked, members_of, put_json, remove, stores_below
 from .store import EmbeddingStore, splits_of
 
 _KEYS = ["clip_id", "patient_id", "content_hash"]
@@ -38,21 +38,29 @@ class Erasure:
 
     Attributes:
         folder: The store or set.
-        names: The patient, their clips, and the contents of those.
+        names: The patient, their clips, the contents and paths of those.
         rows: Rows of all stores there, superseded ones too.
         listed: Lines of rejected.csv, mentions in config.yaml and clips in splits.json.
+        leftovers: Files that killed runs left in the store: nobody can say whose they are, so they go too.
         cache_folder, cache: What is in the frame cache, if one was named.
+        spared: Contents of clips that stay: a path in the cache that looks like the patient's does not condemn them.
     """
 
     folder: Path
     names: Names
     rows: int
     listed: int
+    leftovers: int
     cache_folder: Path | None
     cache: CacheTraces
+    spared: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.listed or self.cache)
+        return bool(self.rows or self.listed or self.leftovers or self.cache)
+
+    def names_somebody(self) -> bool:
+        """Whether anything but leftovers is there to erase; if not, the name is perhaps mistyped."""
+        return bool(self.rows or self.listed or self.cache.clips or self.cache.sources or self.cache.rejected)
 
     def fingerprints(self) -> set[str]:
         """Of the models that made the rows."""
@@ -64,6 +72,8 @@ class Erasure:
             f"{self.rows} rows of {len(self.names.clip_ids)} clips in {self.folder}, {self.listed} mentions in its lists and "
             "settings"
         )
+        if left := self.leftovers + self.cache.leftovers:
+            text += f", {left} files that killed runs left"
         if self.cache_folder is None:
             return f"{text}; no frame cache was named (--cache)"
         return (
@@ -73,7 +83,12 @@ class Erasure:
 
 
 def plan_erasure(
-    folder: str | Path, *, patient: str | None = None, clip_ids: Iterable[str] = (), cache: Path | None = None
+    folder: str | Path,
+    *,
+    patient: str | None = None,
+    clip_ids: Iterable[str] = (),
+    cache: Path | None = None,
+    manifest: Path | None = None,
 ) -> Erasure:
     """Find all that :func:`erase` would remove; nothing is changed.
 
@@ -82,27 +97,39 @@ def plan_erasure(
         patient: All clips that are this patient's now; superseded rows that gave another's clip to the patient go, too.
         clip_ids: These clips too, whoever's they are.
         cache: The frame cache that the clips were prepared in.
+        manifest: Tells of clips of the patient that have no rows, as they were rejected or only prepared, and of paths.
 
     Raises:
-        SonokitError: No such store or cache, neither a patient nor a clip is named, or a set's division cannot do without them.
+        SonokitError: No such store or cache, only a part of a store or set, neither a patient nor a clip is named, the manifest
+            does not tell patients, or a set's division cannot do without the clips.
     """
     folder = as_folder(folder)
-    if patient is None and not list(clip_ids):
+    asked = set(clip_ids)
+    if not patient and not asked:
         raise SonokitError("whose rows shall go? Name a patient (--patient) or a clip (--clip).")
     stores = _open_all(folder)
-    patients = [] if patient is None else [patient]
+    _require_whole(folder)
+    patients = [patient] if patient else []
     splits = splits_of(folder) if (folder / "set.json").is_file() else None
-    mine = {*clip_ids, *(_clips_of(splits, patients) if splits else ())}
+    mine = {*asked, *(_clips_of(splits, patients) if splits else ())}
     for store in stores:
         mine |= _clips_now(store, patients)
-    names = Names.of(patients, mine, {content for store in stores for content in _contents(store, mine)})
+    paths = _paths_in_rows(folder, stores, mine)
+    if manifest is not None:
+        located = _in_manifest(manifest, folder, patients, asked)
+        mine |= set(located) - {clip for store in stores for clip in store.done().clip_ids.to_pylist()}  # rows say it better
+        paths |= {path for clip, path in located.items() if clip in mine}
+    names = Names.of(patients, mine, {content for store in stores for content in _contents(store, mine)}, paths)
     if splits is not None:
-        _without(splits, mine)  # refuses here, before anything is gone
+        without_clips(splits, mine)  # refuses here, before anything is gone
     rows = sum(_rows_of(table, names) for store in stores for _, table in _keys(store))
-    listed = sum(_erase_from_records(store_folder, names, dry=True) for store_folder in _record_folders(folder, stores))
+    listed = sum(erase_from_records(place, names, dry=True) for place in _record_folders(folder, stores))
     listed += len(mine & set(splits.clip_ids)) if splits else 0
-    traces = find_in_cache(cache, names) if cache is not None else CacheTraces()
-    return Erasure(folder, names, rows, listed, cache, traces)
+    left = sum(1 for place in _record_folders(folder, stores) for _ in _left_in(place))
+    if cache is None:
+        return Erasure(folder, names, rows, listed, left, None, CacheTraces())
+    spared = frozenset(_contents_of_others(stores, names))
+    return Erasure(folder, names, rows, listed, left, cache, find_in_cache(cache, names, spared), spared)
 
 
 def erase(plan: Erasure) -> None:
@@ -112,28 +139,32 @@ def erase(plan: Erasure) -> None:
         SonokitError: Something is left, because another process wrote it meanwhile.
     """
     if plan.cache_folder is not None:
-        erase_from_cache(plan.cache_folder, plan.names)
+        erase_from_cache(plan.cache_folder, plan.names, plan.spared)
     stores = _open_all(plan.folder)
     for folder in _record_folders(plan.folder, stores):
-        _erase_from_records(folder, plan.names)
+        with locked(folder):
+            _sweep(folder)
+            erase_from_records(folder, plan.names)
     indexed = [store for store in stores if (store.folder / "index.json").is_file()]
     if (plan.folder / "set.json").is_file():
-        _erase_from_set(plan.folder, stores, plan.names)
+        erase_from_set(plan.folder, stores, plan.names)
     for store in stores:
         _erase_from_store(store, plan.names)
     for store in indexed:
         if store.header.row_count:
-            build_index(store)
+            build_index(store)  # of the kind that was asked for
     left = sum(_rows_of(table, plan.names) for store in stores for _, table in _keys(store))
     if left:
         raise SonokitError(f"{plan.folder} has {left} new rows of them: stop what extracts these clips, then drop them again")
 
 
 def _erase_from_store(store: EmbeddingStore, names: Names) -> None:
+    asked = _kind_asked_for(store.folder)
     remove_index(store.folder)
+    if asked is not None:  # no index, but what the next one shall be, also after a kill
+        put_json(store.folder / "index.json", {"asked": asked})
     with locked(store.folder, ".index.lock"), locked(store.folder):
-        for path in [*leftovers(store.folder), *leftovers(store.folder / "rows")]:
-            remove(path)
+        _sweep(store.folder)
         concerned = [name for name, table in _keys(store) if _rows_of(table, names)]
         catalogue, schema = store.parts.catalogue(), store.parts.schema()
         if concerned and schema is not None:
@@ -142,73 +173,42 @@ def _erase_from_store(store: EmbeddingStore, names: Names) -> None:
         store.write_header()
 
 
-def _erase_from_set(folder: Path, stores: list[EmbeddingStore], names: Names) -> None:
-    """Take the clips out of the division. Its fingerprint changes, so those that repeat it follow; splits.json comes last."""
-    before = splits_of(folder)
-    after = _without(before, names.clip_ids)
-    if after == before:
-        return
-    for store in stores:
-        header = store.header_on_disk
-        if header.splits_fingerprint is not None:
-            values = json.loads((store.folder / "store.json").read_text(encoding="utf-8"))
-            with locked(store.folder):
-                put_json(store.folder / "store.json", values | {"splits_fingerprint": after.fingerprint()})
-            store.reload_header()
-    values = json.loads((folder / "set.json").read_text(encoding="utf-8"))
-    put_json(folder / "set.json", values | {"splits_fingerprint": after.fingerprint()})
-    with tempfile.TemporaryDirectory() as place:
-        write_splits(after, Path(place) / "splits.json")
-        put_bytes(folder / "splits.json", (Path(place) / "splits.json").read_bytes())
+def _kind_asked_for(folder: Path) -> str | None:
+    """Which kind of index the present one was to be, None where there is none."""
+    note = folder / "index.json"
+    if not note.is_file():
+        return None
+    with suppress(ValueError, TypeError, SonokitError):  # damaged, or of no kind
+        asked = str(dict(json.loads(note.read_text(encoding="utf-8"))).get("asked", "auto"))
+        return asked if asked == "auto" else known_kind(asked)
+    return "auto"
 
 
-def _erase_from_records(folder: Path, names: Names, *, dry: bool = False) -> int:
-    """Lines of rejected.csv that name them, and texts of config.yaml that do; how many."""
-    count = 0
-    listing = folder / "rejected.csv"
-    if listing.is_file():
-        rows = list(csv.reader(io.StringIO(listing.read_text(encoding="utf-8"))))
-        kept = [row for i, row in enumerate(rows) if i == 0 or not any(map(names.are_value, row))]
-        count += len(rows) - len(kept)
-        if not dry and len(kept) < len(rows):
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(kept)
-            put_bytes(listing, text.getvalue().encode())
-    config = folder / "config.yaml"
-    if config.is_file():
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-        if names.are_in_tree(values):
-            count += 1
-            if not dry:
-                put_bytes(config, yaml.safe_dump(names.erased_from(values), sort_keys=False, allow_unicode=True).encode())
-    return count
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left. Hold the folder's lock."""
+    for path in _left_in(folder):
+        remove(path)
 
 
-def _without(splits: Splits, clip_ids: Iterable[str]) -> Splits:
-    """The division without these clips.
+def _left_in(folder: Path) -> list[Path]:
+    return [*leftovers(folder), *leftovers(folder / "rows")]
+
+
+def _require_whole(folder: Path) -> None:
+    """Refuse one store of a set, and a floor: the others would still have the rows, and no longer match.
 
     Raises:
-        SonokitError: A fold would be left without clips to test.
+        SonokitError: It names what to drop from instead.
     """
-    gone = set(clip_ids)
-    kept = [(clip, patient) for clip, patient in zip(splits.clip_ids, splits.patients or splits.clip_ids, strict=True)]
-    kept = [pair for pair in kept if pair[0] not in gone]
-    folds = tuple(dataclasses.replace(f, test=tuple(c for c in f.test if c not in gone)) for f in splits.folds)
-    if not kept or any(not fold.test for fold in folds):
-        raise SonokitError(
-            "without these clips a fold of the set has none left to test, so the set cannot go on without them: remove its "
-            "folder, then make splits, extractors and features anew"
-        )
-    sites = {site: tuple(c for c in clips if c not in gone) for site, clips in splits.sites.items()}
-    sites = {site: clips for site, clips in sites.items() if clips}
-    return dataclasses.replace(
-        splits,
-        clip_ids=tuple(clip for clip, _ in kept),
-        patients=tuple(patient for _, patient in kept) if splits.patients else (),
-        folds=folds,
-        sites=sites if len(sites) > 1 else {},
-        held_out=tuple(c for c in splits.held_out if c not in gone),
-    )
+    here = folder.resolve() if is_local(folder) else folder
+    parent, siblings = here.parent, []
+    if (parent / "set.json").is_file():
+        with suppress(SonokitError):  # of something else than stores
+            siblings = [*members_of(parent), "floor"]
+    elif (parent / "store.json").is_file():
+        siblings = ["floor"]
+    if here.name in siblings:
+        raise SonokitError(f"{folder} is only a part of {parent}, which would keep their other rows: drop them from {parent}")
 
 
 def _open_all(folder: Path) -> list[EmbeddingStore]:
@@ -220,7 +220,7 @@ def _record_folders(folder: Path, stores: list[EmbeddingStore]) -> list[Path]:
     return [folder, *(store.folder for store in stores if store.folder != folder)]
 
 
-def _keys(store: EmbeddingStore) -> Iterable[tuple[str, pa.Table]]:
+def _keys(store: EmbeddingStore) -> Iterator[tuple[str, pa.Table]]:
     """Part by part who is in it, superseded rows too."""
     for name in store.parts.names():
         yield name, store.parts.read(name, _KEYS)
@@ -238,12 +238,57 @@ def _clips_now(store: EmbeddingStore, patients: list[str]) -> set[str]:
     return found
 
 
+def _paths_in_rows(folder: Path, stores: list[EmbeddingStore], clip_ids: set[str]) -> set[str]:
+    """The paths of these clips as the manifest had them; absolute, where config.yaml tells the manifest's folder."""
+    wanted = pa.array(sorted(clip_ids), pa.string())
+    found: set[str] = set()
+    for store in stores:
+        if "path" in store.columns():
+            for table in store.tables(["clip_id", "path"]):
+                found.update(table["path"].filter(pc.is_in(table["clip_id"], value_set=wanted)).drop_null().to_pylist())
+    beside = _setting(folder, "manifest")
+    if beside is not None and Path(beside).is_absolute():
+        found |= {str(Path(beside).parent / path) for path in found if "://" not in path}
+    return found
+
+
+def _in_manifest(file: Path, folder: Path, patients: list[str], clip_ids: set[str]) -> dict[str, str]:
+    """The patient's clips, and those that are asked for, with their absolute paths.
+
+    Raises:
+        SonokitError: The manifest is faulty, or does not tell patients.
+    """
+    manifest = read_manifest(file, patient=_setting(folder, "patient"), check_files=False)
+    if patients and manifest.patient_column is None:
+        raise SonokitError(f"{file} has no column patient_id, so it does not tell whose clips are: name them with --clip")
+    mine = manifest.table["clip_id"].isin(clip_ids)
+    if manifest.patient_column is not None:
+        mine |= manifest.table[manifest.patient_column].astype("string").isin(patients)
+    chosen = manifest.select(mine.to_numpy(dtype=bool))
+    return dict(zip(chosen.table["clip_id"], chosen.locations(), strict=True))
+
+
+def _setting(folder: Path, name: str) -> str | None:
+    """An option of the command that made the store."""
+    values = config_of(folder)
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, str) else None
+
+
 def _contents(store: EmbeddingStore, clip_ids: set[str]) -> set[str]:
     wanted = pa.array(sorted(clip_ids), pa.string())
     found: set[str] = set()
     for _, table in _keys(store):
         found.update(table["content_hash"].filter(pc.is_in(table["clip_id"], value_set=wanted)).to_pylist())
     return found
+
+
+def _contents_of_others(stores: list[EmbeddingStore], names: Names) -> set[str]:
+    found: set[str] = set()
+    for store in stores:
+        for _, table in _keys(store):
+            found.update(pc.unique(table["content_hash"].filter(pc.invert(_mask(table, names)))).to_pylist())
+    return found - names.content_hashes
 
 
 def _rows_of(table: pa.Table, names: Names) -> int:

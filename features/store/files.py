@@ -14,8 +14,10 @@ from typing import Any, cast
 from filelock import FileLock
 
 from ...atomic import atomic_path
+from ...errors import SonokitError
 
-_LEFTOVER = ".tmp-"
+LEFTOVER = ".tmp-"
+"""How the names of files begin that are not whole yet."""
 
 
 def as_folder(place: str | Path) -> Path:
@@ -75,12 +77,39 @@ def names_in(folder: Path) -> set[str]:
 
 def leftovers(folder: Path) -> list[Path]:
     """What killed writers left directly in ``folder``, by name."""
-    return [folder / name for name in sorted(_list(folder)) if name.startswith(_LEFTOVER)]
+    return [folder / name for name in sorted(_list(folder)) if name.startswith(LEFTOVER)]
 
 
 def stores_below(folder: Path) -> list[Path]:
-    """The folders of a store and its floor, or of all stores of a set; the folder alone where there is no store."""
-    return sorted((file.parent for file in folder.rglob("store.json")), key=str) or [folder]
+    """The folders of a store and its floor, or of all stores of a set that are there, the floor last.
+
+    Raises:
+        SonokitError: ``folder`` itself is neither a store nor a set of stores, though one may lie below it.
+    """
+    if (folder / "set.json").is_file():
+        return [folder / name for name in [*members_of(folder), "floor"] if (folder / name / "store.json").is_file()]
+    if not (folder / "store.json").is_file():
+        raise SonokitError(
+            f"{folder} is not an embedding store, nor a set of them (it has no store.json and no set.json): name the folder "
+            "that has one"
+        )
+    return [folder, *([folder / "floor"] if (folder / "floor" / "store.json").is_file() else [])]
+
+
+def members_of(folder: Path) -> list[str]:
+    """The names of the stores that a set consists of, without a floor.
+
+    Raises:
+        SonokitError: It is a set of something else, or ``set.json`` is damaged.
+    """
+    try:
+        values = json.loads((folder / "set.json").read_text(encoding="utf-8"))
+        kind, names = values.get("kind"), [*(f"fold-{k}" for k in range(int(values["folds"]))), "final"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SonokitError(f"{folder / 'set.json'} is damaged ({error}); make the set of stores anew") from error
+    if kind != "store-set":
+        raise SonokitError(f"{folder} is a set of {kind}, not of stores; extract-features makes stores from it")
+    return names
 
 
 def remove(path: Path) -> None:

@@ -84,8 +84,10 @@ def _values(counts: Counter[Any]) -> str:
 
 def _index(store: EmbeddingStore) -> str:
     try:
-        values = json.loads((store.folder / "index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = dict(json.loads((store.folder / "index.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        values = {}
+    if "kind" not in values:
         return "none; the next search makes it"
     recall = values.get("recall_at_10")
     state = "" if values.get("stamp") == store.stamp() else ", older than the rows: the next search makes it anew"

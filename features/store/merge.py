@@ -31,7 +31,8 @@ def merge(sources: Sequence[str | Path], out: str | Path, on_conflict: OnConflic
     """Bring the clips of ``sources`` into ``out``, which may hold some already; the sources stay as they are.
 
     A clip that several hold with the same content is taken once, from the first that has it, with its labels there. Killed, the
-    same call goes on. Sets of stores are merged member by member, if they have the same division; floors where all have one.
+    same call goes on. Sets of stores are merged member by member, if they have the same division; floors where all have one,
+    the store that is there too.
 
     Args:
         sources: Stores, or store sets, of one model and the same settings.
@@ -39,8 +40,8 @@ def merge(sources: Sequence[str | Path], out: str | Path, on_conflict: OnConflic
         on_conflict: For a clip of different contents: "refuse", or take that of the "first" or the "last" source.
 
     Raises:
-        SonokitError: They are of different models or settings, hold different contents of a clip, or a label is text in one and
-            numbers in another.
+        SonokitError: They are of different models or settings, hold different contents of a clip, a label is text in one and
+            numbers in another, or the store that is there has a floor and these have none, or the other way round.
     """
     folders = [as_folder(source) for source in sources]
     target = as_folder(out)
@@ -53,12 +54,15 @@ def merge(sources: Sequence[str | Path], out: str | Path, on_conflict: OnConflic
     for plan in plans:
         plan.carry_out()
     _copy_set(folders[0], target)  # last: until then it is no set
-    main = plans[-1] if members[-1] != "floor" else plans[-2]
+    main = plans[-1]
     return Merge(main.added, main.store.header.clip_count)
 
 
 def _members(folders: list[Path], target: Path) -> list[str]:
-    """The stores in each of the folders, "" for the folder itself; those without a floor in all folders have none here."""
+    """The stores in each of the folders, "" for the folder itself, the floor first.
+
+    So the floor never lacks clips of the others, and a merge that was killed has made one if there is to be one.
+    """
     sets = [(folder / "set.json").is_file() for folder in folders]
     if any(sets) and not all(sets):
         raise SonokitError("some of these are stores, others sets of stores: merge stores with stores, sets with sets")
@@ -74,8 +78,28 @@ def _members(folders: list[Path], target: Path) -> list[str]:
         if _is_set(target):
             raise SonokitError(f"{target} holds a set of stores, these are single stores; choose another --out")
         names = [""]
-    floors = [(folder / "floor" / "store.json").is_file() for folder in folders]
-    return [*names, *(["floor"] if all(floors) else [])]
+    return [*(["floor"] if _with_floor(folders, target, names) else []), *names]
+
+
+def _with_floor(folders: list[Path], target: Path, names: list[str]) -> bool:
+    """Whether floors are merged, too.
+
+    Raises:
+        SonokitError: The target is there and would have a floor without some of its clips.
+    """
+    lacking = [folder for folder in folders if not _has_floor(folder)]
+    if not any((target / name / "store.json").is_file() for name in names) and not _has_floor(target):
+        return not lacking
+    remedy = "run extract-features there with --floor true, or choose another --out"
+    if _has_floor(target) and lacking:
+        raise SonokitError(f"{target} has a floor, {lacking[0]} has none: {remedy}")
+    if not _has_floor(target) and not lacking:
+        raise SonokitError(f"{target} has none of the floors that these stores have: {remedy}")
+    return not lacking
+
+
+def _has_floor(folder: Path) -> bool:
+    return (folder / "floor" / "store.json").is_file()
 
 
 class _Plan:

@@ -12,7 +12,9 @@ finds its rows by listing again. Stores of schema version 1 have eight random di
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +26,7 @@ from .files import is_local, names_in, put_bytes
 
 _NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{64}|[0-9a-f]{8})\.parquet")
 _TRIES = 20  # in which a reader must find all parts in place
+_UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException)  # what damaged bytes lead to, broken UTF-8 among them
 
 
 class Parts:
@@ -83,11 +86,9 @@ class Parts:
         """
         path = self.folder / name
         try:
-            if is_local(path):
-                return pq.ParquetFile(path).read(columns=columns)
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 return pq.ParquetFile(file).read(columns=columns)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        except _UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise _damaged(path, error) from error
@@ -104,7 +105,7 @@ class Parts:
         told: dict[str, pa.Array] = {}  # part name → clips that were given from it
         for _ in range(_TRIES):
             catalogue = self.catalogue()
-            earlier = [ids for name, ids in told.items() if name not in catalogue.parts]
+            earlier = list(told.values())  # of a part that is still there, too: a later one may speak for its clips by now
             try:
                 for name in catalogue.parts:
                     if name not in told:
@@ -125,11 +126,9 @@ class Parts:
     def _read_clips(self, name: str) -> PartClips:
         path = self.folder / name
         try:
-            if is_local(path):
-                return _clips_of(pq.ParquetFile(path))
-            with path.open("rb") as file:
+            with _opened(path) as file:
                 return _clips_of(pq.ParquetFile(file))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, KeyError) as error:
+        except _UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise _damaged(path, error) from error
@@ -146,6 +145,11 @@ def without(table: pa.Table, clip_ids: Sequence[pa.Array]) -> pa.Table:
     if not clip_ids:
         return table
     return table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=pa.concat_arrays(clip_ids))))
+
+
+def _opened(path: Path) -> AbstractContextManager[Any]:
+    """The file, open: given a path, Arrow takes one with a colon that is gone for a URL of a kind that it does not know."""
+    return cast(AbstractContextManager[Any], pa.OSFile(str(path)) if is_local(path) else path.open("rb"))
 
 
 def _clips_of(file: pq.ParquetFile) -> PartClips:

@@ -165,6 +165,60 @@ def test_names__are_words_of_their_own(text, named):
     assert Names.of(["patient-1", "7"]).are_value(text) is named
 
 
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/data/P01/clip.mp4", True),
+        ("P01/clip", True),
+        ("/data/P01.mp4", True),
+        ("P01", True),
+        ("s3://bank/1234567/x.mp4", True),
+        ("C:\\data\\P01\\x.mp4", True),
+        ("/data/P012/clip.mp4", False),
+        ("/data/xP01/clip.mp4", False),
+        ("/data/P01.old/clip.mp4", False),
+        ("/data/patient/x.mp4", True),
+        ("/data/patient-2/x.mp4", False),
+        ("/data/my_patient.mp4", False),
+        ("/data/pat-1_view2.mp4", True),
+        ("/data/pat-12_view2.mp4", False),
+        ("/siteB/other/video1.mp4", False),
+        ("video1", True),
+        ("/data/view1/a.mp4", False),
+        ("/data/s-9/view1.mp4", True),
+        ("/data/s-9/view12.mp4", False),
+        ("/known/x.mp4", True),
+        ("/other/known/x.mp4", False),
+    ],
+)
+def test_names__in_paths(path, named):
+    names = Names.of(["P01", "1234567", "patient", "pat-1"], ["video1", "s-9/view1"], ["0" * 64], ["/known/x.mp4"])
+    assert names.are_in_path(path) is named
+
+
+def test_find__a_shard_that_lost_its_frames_and_what_killed_runs_left(cache):
+    folder = cache / "grey-8-3frames"
+    lost = next(p for p in folder.glob("*.parquet") if content(0) in pq.read_table(p)["content_hash"].to_pylist())
+    lost.with_suffix(".bin").unlink()
+    (folder / ".tmp-shard-abc.bin").write_bytes(frames_of(1, 8).tobytes())
+    (folder / "shard-abc.bin").write_bytes(frames_of(1, 8).tobytes())
+    (cache / ".tmp-abc-sources.parquet").write_text("patient-1")
+    (folder / ".tmp-abc-rejected.csv").write_text("patient-1")
+    mine = Names.of(content_hashes=[content(0)])
+    assert find_in_cache(cache, mine).leftovers == 4
+    erase_from_cache(cache, mine)
+    assert content(0).encode() not in everything(cache)
+    assert not list(cache.rglob(".tmp-*"))
+    assert not find_in_cache(cache, mine)
+
+
+def test_find__contents_of_others_are_spared_whatever_their_paths(cache):
+    found = find_in_cache(cache, Names.of(["patient-1"]), {content(1), content(4)})
+    assert (found.sources, found.clips, found.by_name) == (1, 2, ("/data/patient-1/7.mp4",))
+    erase_from_cache(cache, Names.of(["patient-1"]), {content(1), content(4)})
+    assert len(open_shards(cache / "grey-8-3frames", 8)) == 8
+
+
 def test_names__in_trees():
     names = Names.of(["patient-1"], ["a/b"], ["0123456789abcdef" * 4])
     assert names.are_in_tree({"x": [1, {"y": "a/b"}]})

@@ -181,7 +181,9 @@ def test_plan__nobody_and_nowhere(place, tmp_path):
         plan_erasure(place / "store")
     with pytest.raises(SonokitError, match="not an embedding store"):
         plan_erasure(tmp_path / "cache", patient="patient-2")
-    assert not plan_erasure(place / "store", patient="nobody")
+    nobody = plan_erasure(place / "store", patient="nobody", cache=place / "cache")
+    assert not nobody.names_somebody()
+    assert (nobody.rows, nobody.listed, nobody.leftovers) == (0, 0, 1)  # of a killed run, which may be anybody's
 
 
 def test_erase__killed_before_any_step_and_done_again(tmp_path):
@@ -280,3 +282,195 @@ def test_mentions__name_what_was_made_from_them_and_nothing_else(place):
     assert "train them anew" in reasons["backbone/sonokit.json"]
     assert "could not be read" in reasons["bad/extractor.json"]
     assert "another store" in reasons["sibling/store.json"]
+
+
+def short_rows(clip_id, patient, header=HEADER):
+    number = sum(clip_id.encode())
+    frame = pd.DataFrame({"clip_id": [clip_id], "content_hash": content(clip_id), "segment": 0, "patient_id": patient})
+    return make_rows(header, frame, embedding(number)[:1])
+
+
+@pytest.fixture
+def short(tmp_path):
+    """Patients with short names; P01/bad was rejected, P01/only was only prepared, both have no rows."""
+    store = EmbeddingStore.create(tmp_path / "store", HEADER)
+    for clip_id in ("P01/good", "P02/good", "P012/good"):
+        store.append(short_rows(clip_id, clip_id.split("/")[0]))
+    store.update_counts()
+    rejected = "clip_id,path,reason\nP01/bad,P01/bad.mp4,no frames\nP02/bad,P02/bad.mp4,7/P01 frames\n"
+    (tmp_path / "store" / "rejected.csv").write_text(rejected)
+    (tmp_path / "store" / "config.yaml").write_text("manifest: /data/P01/manifest.csv\nsize: P01x\n")
+    setting = tmp_path / "cache" / f"grey-{SIDE}-3frames"
+    setting.mkdir(parents=True)
+    (setting / "rejected.csv").write_text(rejected)
+    writer = ShardWriter(setting)
+    clips = ["P01/good", "P01/only", "P02/good", "P012/good"]
+    for i, clip in enumerate(clips):
+        writer.add(StoredFrames(content(clip), frames_of(i), np.arange(3), "mp4", 25.0, 30, 30))
+    writer.flush()
+    memo = {"path": [f"/data/{clip}.mp4" for clip in clips], "stamp": "1", "content_hash": [content(c) for c in clips]}
+    pd.DataFrame(memo).to_parquet(tmp_path / "cache" / "sources.parquet", index=False)
+    return tmp_path
+
+
+def test_erase__a_short_name_in_paths_too(short):
+    plan = plan_erasure(short / "store", patient="P01", cache=short / "cache")
+    assert (plan.rows, plan.listed) == (1, 2)
+    assert (plan.cache.clips, plan.cache.sources, plan.cache.rejected) == (2, 2, 1)
+    assert plan.cache.by_name == ("/data/P01/only.mp4",)  # the other's content is that of a row
+    erase(plan)
+    after = everything(short)
+    for trace in [b"P01/", content("P01/good").encode(), content("P01/only").encode(), frames_of(1)[0].tobytes()]:
+        assert trace not in after
+    for listing in short.rglob("rejected.csv"):
+        assert listing.read_text() == "clip_id,path,reason\nP02/bad,P02/bad.mp4,7/P01 frames\n"
+    assert yaml.safe_load((short / "store" / "config.yaml").read_text()) == {
+        "manifest": "/data/erased/manifest.csv",
+        "size": "P01x",
+    }
+    assert {c for c, _ in EmbeddingStore.open(short / "store").done()} == {"P02/good", "P012/good"}
+    assert len(open_shards(short / "cache" / f"grey-{SIDE}-3frames", SIDE)) == 2
+    assert not plan_erasure(short / "store", patient="P01", cache=short / "cache")
+
+
+def test_erase__a_manifest_tells_of_clips_without_rows(short):
+    (short / "cache" / "sources.parquet").unlink()
+    clips = {"one": "a/1.mp4", "two": "b/2.mp4", "P02/good": "P02/good.mp4"}
+    memo = {
+        "path": [str(short / path) for path in clips.values()],
+        "stamp": "1",
+        "content_hash": [content("P01/only"), content("else"), content("P02/good")],
+    }
+    pd.DataFrame(memo).to_parquet(short / "cache" / "sources.parquet", index=False)
+    table = pd.DataFrame({"path": list(clips.values()), "clip_id": list(clips), "patient_id": ["P01", "P02", "P01"]})
+    table.to_csv(short / "manifest.csv", index=False)
+    (short / "store" / "rejected.csv").write_text("clip_id,path,reason\none,a/1.mp4,empty\ntwo,b/2.mp4,empty\n")
+    plan = plan_erasure(short / "store", patient="P01", cache=short / "cache", manifest=short / "manifest.csv")
+    assert plan.names.clip_ids == {"P01/good", "one"}  # whose P02/good is its row says
+    assert (plan.rows, plan.listed, plan.cache.sources, plan.cache.clips, plan.cache.by_name) == (1, 2, 1, 2, ())
+    erase(plan)
+    assert (short / "store" / "rejected.csv").read_text() == "clip_id,path,reason\ntwo,b/2.mp4,empty\n"
+    assert str(short / "a").encode() not in everything(short / "cache")
+    table.drop(columns="patient_id").to_csv(short / "manifest.csv", index=False)
+    with pytest.raises(SonokitError, match=r"no column patient_id.*--clip"):
+        plan_erasure(short / "store", patient="P01", manifest=short / "manifest.csv")
+
+
+def test_erase__others_clips_stay_in_the_cache_whatever_their_paths_look_like(tmp_path):
+    store = EmbeddingStore.create(tmp_path / "store", HEADER)
+    clips = {"video1": "patient", "video2": "other"}
+    for clip_id, patient in clips.items():
+        store.append(short_rows(clip_id, patient))
+    setting = tmp_path / "cache" / f"grey-{SIDE}-3frames"
+    setting.mkdir(parents=True)
+    writer = ShardWriter(setting)
+    paths = {
+        "video1": "/a/video1.mp4",
+        "video2": "/data/patient/video2.mp4",
+        "x": "/siteB/other/video1.mp4",
+        "y": "/patient-2/y.mp4",
+    }
+    for i, clip in enumerate(paths):
+        writer.add(StoredFrames(content(clip), frames_of(i), np.arange(3), "mp4", 25.0, 30, 30))
+    writer.flush()
+    memo = {"path": paths.values(), "stamp": "1", "content_hash": [content(clip) for clip in paths]}
+    pd.DataFrame(memo).to_parquet(tmp_path / "cache" / "sources.parquet", index=False)
+    plan = plan_erasure(store.folder, patient="patient", cache=tmp_path / "cache")
+    erase(plan)
+    left = open_shards(setting, SIDE)
+    assert set(left.table["content_hash"]) == {content("video2"), content("x"), content("y")}
+    assert set(pd.read_parquet(tmp_path / "cache" / "sources.parquet")["path"]) == {*paths.values()} - {"/a/video1.mp4"}
+
+
+def test_plan__only_a_whole_store_or_set(store_set, place):
+    before = everything(store_set, place / "store")
+    for folder in (store_set.parent, store_set / "fold-0" / "rows"):
+        with pytest.raises(SonokitError, match=r"no store\.json and no set\.json"):
+            plan_erasure(folder, patient="patient-2")
+    for folder in (store_set / "final", store_set / "fold-1", place / "store" / "floor"):
+        with pytest.raises(SonokitError, match=f"only a part of {folder.parent}"):
+            plan_erasure(folder, patient="patient-2")
+    assert everything(store_set, place / "store") == before
+    (store_set / "set.json").write_text(json.dumps({"kind": "extractor-set", "folds": 2}))
+    with pytest.raises(SonokitError, match="set of extractor-set"):
+        plan_erasure(store_set, patient="patient-2")
+    (store_set / "set.json").write_text("[]")
+    with pytest.raises(SonokitError, match=r"set\.json is damaged"):
+        plan_erasure(store_set, patient="patient-2")
+
+
+def test_erase__leftovers_of_killed_runs_in_every_folder(store_set):
+    erase(plan_erasure(store_set, patient="patient-2"))
+    assert not plan_erasure(store_set, patient="patient-2")
+    left = [
+        store_set / ".tmp-1-rejected.csv", store_set / "final" / ".tmp-2-store.json",
+        store_set / "fold-1" / "rows" / ".tmp-3-part-000009-0.parquet",
+    ]  # fmt: skip
+    for file in left:
+        file.write_text("patient-2")
+    plan = plan_erasure(store_set, patient="patient-2")
+    assert plan.leftovers == 3
+    assert plan
+    assert "3 files that killed runs left" in plan.summary()
+    assert find_mentions([store_set], plan.names, store=store_set) == []  # what goes is not told again
+    erase(plan)
+    assert b"patient-2" not in everything(store_set)
+
+
+def test_erase__the_index_is_again_of_the_kind_that_was_asked_for(place, monkeypatch):
+    from sonokit.features.search.index import build_index
+    from sonokit.features.store import erasure
+
+    def kind(folder):
+        values = json.loads((folder / "index.json").read_text())
+        return values["kind"], values["asked"]
+
+    store, floor = EmbeddingStore.open(place / "store"), EmbeddingStore.open(place / "store" / "floor")
+    build_index(store, "flat")
+    automatic = kind(floor.folder)
+    assert automatic[0] != "flat"
+    erase(plan_erasure(store.folder, patient="patient-2"))
+    assert (kind(store.folder), kind(floor.folder)) == (("flat", "flat"), automatic)
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(erasure, "build_index", killed)
+        erase(plan_erasure(store.folder, patient="patient-3"))
+    assert not (store.folder / "index.faiss").exists()
+    search(EmbeddingStore.open(store.folder), "clip-04", 1)
+    assert kind(store.folder) == ("flat", "flat")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("expert.json", "[1]", None),
+        ("expert.json", '{"store": "runs/store"}', None),
+        ("expert.json", '{"store": {"fingerprint": ["abcdef"]}}', None),
+        ("expert.json", '["of patient-2"]', "names"),
+        ("store.json", "[]", "could not be read"),
+        ("metrics.jsonl", '{"clip": "clip-09"}\n{"cl', "names"),
+        ("metrics.jsonl", '{"cl\n{"clip": "clip-09"}\n', "names"),
+        ("metrics.jsonl", '{"cl\n{"clip": "clip-08"}\n', None),
+        ("metrics.json", '{"P7/a": 1, "x', "names"),
+        ("metrics.json", '{"P78/a": 1, "x', None),
+        ("run.yaml", "clip: patient-2/a\nx: !custom 3\n", "names"),
+        ("run.yaml", "clip: P7/a\nx: !custom 3\n", "names"),
+        ("run.yaml", "clip: patient-1/a\nx: !custom 3\n", None),
+        ("predictions.tsv", "clip-09\t1\n", "names"),
+        ("predictions.tsv", "a\tP7\n", "names"),
+        ("predictions.csv", "path;y\nP7/a.mp4;1\n", "names"),
+        ("predictions.csv", "path;y\nP78/a.mp4;P79\n", None),
+        ("rows.parquet", "no table", "could not be read"),
+        ("deep.json", "[" * 100_000, None),
+    ],
+)
+def test_mentions__damaged_and_strange_files(tmp_path, name, text, why):
+    from sonokit.clips.mentions import Names
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / name).write_text(text)
+    found = find_mentions([tmp_path], Names.of(["patient-2", "P7"], ["clip-09"]), store=tmp_path / "s", fingerprints=["abcdef"])
+    assert [why in mention.why for mention in found] == ([] if why is None else [True])

@@ -83,6 +83,52 @@ def test_merge__an_existing_store_counts_as_the_first(two, tmp_path, policy, exp
     assert set(held) == {"w", "x", "y", "z"}
 
 
+FLOOR = dataclasses.replace(HEADER, fingerprint="random")
+
+
+def test_merge__a_target_with_a_floor_and_sources_without_or_the_other_way_round(two, tmp_path):
+    make(tmp_path / "out", {"w": ("v1", 7)})
+    make(tmp_path / "out" / "floor", {"w": ("v1", 7)}, FLOOR)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SonokitError, match=r"out has a floor, .*a has none: .*--floor true"):
+        merge(two[:1], tmp_path / "out")
+    make(two[0] / "floor", {"x": ("v1", 1), "y": ("v1", 2)}, FLOOR)
+    with pytest.raises(SonokitError, match=r"out has a floor, .*b has none"):
+        merge(two, tmp_path / "out", "first")
+    make(tmp_path / "bare", {"w": ("v1", 7)})
+    with pytest.raises(SonokitError, match=r"bare has none of the floors"):
+        merge(two[:1], tmp_path / "bare")
+    mine = [p for p in sorted(tmp_path.rglob("*")) if "bare" not in p.parts and "a/floor" not in p.as_posix()]
+    assert [p for p in mine if p.is_file()] == [p for p in before if p.is_file()]
+    merge(two[:1], tmp_path / "out")
+    opened = open_stores(tmp_path / "out")
+    assert opened.floor.done() == opened.done() == {("w", "v1"), ("x", "v1"), ("y", "v1")}
+    merge(two, tmp_path / "new", "first")
+    assert open_stores(tmp_path / "new").floor is None  # one of the sources has none
+    merge(two[1:], tmp_path / "bare")
+    assert open_stores(tmp_path / "bare").floor is None
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+def test_merge__with_floors_stopped_and_done_again(two, tmp_path, monkeypatch, failing):
+    make(two[0] / "floor", {"x": ("v1", 1), "y": ("v1", 2)}, FLOOR)
+    make(two[1] / "floor", {"y": ("v2", 3), "z": ("v1", 4)}, FLOOR)
+    calls, append = [], EmbeddingStore.append
+
+    def stopping(self, table):
+        calls.append(None)
+        if len(calls) == failing:
+            raise KeyboardInterrupt
+        append(self, table)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EmbeddingStore, "append", stopping)
+        merge(two, tmp_path / "out", "last")
+    merge(two, tmp_path / "out", "last")
+    opened = open_stores(tmp_path / "out")
+    assert opened.floor.done() == opened.done() == {("x", "v1"), ("y", "v2"), ("z", "v1")}
+
+
 def test_merge__stopped_and_done_again(two, tmp_path, monkeypatch):
     calls, append = [], EmbeddingStore.append
 
