@@ -15,7 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NOT_PACKAGE = {"tests", "benchmarks", "examples", "docs", "build", "dist"}
 # Quick tests over every floor; the rest of the suite runs once, in the checkout.
-TESTS = ["test_command_line.py", "clips/test_sampling.py", "clips/test_manifest.py", "features/store/test_store.py", "evaluation"]
+TESTS = [
+    "test_command_line.py",
+    "clips/test_sampling.py",
+    "clips/test_manifest.py",
+    "features/store/test_store.py",
+    "evaluation",
+]
 
 
 def main() -> None:
