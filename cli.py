@@ -664,6 +664,70 @@ def search(
         print(f"gallery -> {gallery}")
 
 
+def audit(
+    store: str,
+    label: str,
+    out: Path,
+    task: Literal["classification", "ordinal", "regression"] | None = None,
+    splits: Path | None = None,
+    where: str | None = None,
+    classes: str | None = None,
+    labels: Path | None = None,
+    patient: str | None = None,
+    folds: int = 5,
+    repeats: int = 3,
+    permutations: int = 1999,
+    seed: int = 0,
+) -> None:
+    """Say what a store and a label give away before anyone is proud of a score on them.
+
+    Patients on both sides, one film twice, a site or a file format that tells the label, floors as good as the embedding,
+    labels that may be wrong: each check is fine, to look at, or a stop, and a verdict sums them up: docs/audit.md.
+
+    Args:
+        store: A store, or a store set: fold k is then judged on fold k's store. A folder, or a URL.
+        label: A column of the store or of --labels.
+        out: The folder to make; audit.html in it is the page to read.
+        task: Default: text or two values are classes, few whole numbers ordinal, other numbers regression.
+        splits: From sonokit split, to be audited too (default: the store set's own, or made from the rows).
+        where: Only clips with these values, such as probe=convex,site=s2.
+        classes: Only these classes, separated by commas. Without it, classes of fewer patients than folds are left out.
+        labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
+        patient: The column that stands for the patient, where it is not patient_id.
+        folds: Where no splits are given.
+        repeats: Where no splits are given.
+        permutations: How often patients exchange their values for a p-value.
+        seed: The same seed gives the same figures.
+    """
+    config = _options(locals())
+    import time
+
+    from .clips.splits import read_splits
+    from .experts.audit import audit as look
+    from .experts.audit import require_free, write_audit
+    from .features.store import open_stores
+
+    require_free(out, config)
+    started = time.perf_counter()
+    report = look(
+        open_stores(store),
+        label,
+        task=task,
+        classes=_words(classes) if classes else None,
+        where=_pairs(where),
+        labels_csv=labels,
+        splits=read_splits(splits) if splits else None,
+        patient=patient,
+        folds=folds,
+        repeats=repeats,
+        permutations=permutations,
+        seed=seed,
+    )
+    write_audit(report, out, config, seconds=round(time.perf_counter() - started, 2))
+    print(report.table())
+    print(f"\naudit -> {out} (read {out / 'audit.html'})")
+
+
 def fit_expert(
     store: str,
     label: str,
@@ -927,6 +991,7 @@ def main(arguments: list[str] | None = None) -> int:
         "extract-features": extract_features,
         "search": search,
         "store": cli_store.COMMANDS,
+        "audit": audit,
         "fit-expert": fit_expert,
         "predict": predict,
     }

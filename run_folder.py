@@ -14,7 +14,7 @@ from .errors import SonokitError
 
 _RECORDED_PACKAGES = (
     "sonokit", "torch", "timm", "lightly", "pytorch-lightning", "numpy", "pandas", "pyarrow", "scikit-learn", "xgboost",
-    "faiss-cpu", "av", "decord2", "pydicom", "openvino", "onnxruntime", "ray", "captum",
+    "faiss-cpu", "av", "decord2", "pydicom", "openvino", "onnxruntime", "ray", "captum", "cleanlab",
 )  # fmt: skip
 
 _INDIFFERENT = {"out", "cache", "workers"}  # where things lie and who reads them does not change what they are
