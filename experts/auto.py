@@ -4,15 +4,15 @@ The inner folds are grouped by patient like the outer ones, and stratified where
 outside, such a head is scored with its choosing; fitted on everything, it is the expert that is kept.
 """
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
+from ..errors import SonokitError
+from ..evaluation.nested import inner_folds
 from ..evaluation.out_of_fold import FoldRows, out_of_fold
 from ..evaluation.scores import LOWER_IS_BETTER, PRIMARY, Task, score
 
@@ -55,16 +55,11 @@ class AutoHead(BaseEstimator):
         self.head_.save(folder)
 
     def _inner_folds(self, X: np.ndarray, y: np.ndarray, patients: np.ndarray) -> list[FoldRows]:
-        count = min(self.folds, len(np.unique(patients)))
-        if self.task != "regression":
-            count = min(count, int(np.unique(y, return_counts=True)[1].max()))
-        if count < 2:
+        """None where there is one patient only."""
+        try:
+            return inner_folds(y, patients, task=self.task, folds=self.folds, seed=self.seed)
+        except SonokitError:
             return []
-        kind = GroupKFold if self.task == "regression" else StratifiedGroupKFold
-        splitter = kind(n_splits=count, shuffle=True, random_state=self.seed)
-        with warnings.catch_warnings():  # a class of fewer rows than inner folds is no fault: some folds do not test it
-            warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-            return [FoldRows(k, 0, train, test) for k, (train, test) in enumerate(splitter.split(X, y, patients))]
 
     def _inner_score(self, head: Any, X: np.ndarray, y: np.ndarray, patients: np.ndarray, folds: list[FoldRows]) -> float:
         if not folds:

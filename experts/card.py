@@ -57,7 +57,7 @@ def _limits(report: dict[str, Any]) -> str:
         f"{report['data']['patients']} patients are what the intervals are drawn from; they say nothing of patients, probes, "
         "presets or hospitals that are not among them. The row of sites left out is the nearest thing to that.",
         "A floor that comes close to the score means that much of it needs no ultrasound picture, or no learning from one.",
-        "Probabilities are not calibrated.",
+        "Probabilities are calibrated on patients like those of the training store; elsewhere they have to be measured anew.",
         *report["notes"],
     ]
     return "\n".join(f"- {limit}" for limit in limits)

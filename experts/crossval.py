@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from ..clips.splits import Splits
 from ..errors import SonokitError
+from ..evaluation.nested import Reading, nested_out_of_fold, readouts_of_other_folds
 from ..evaluation.out_of_fold import FoldRows, fit_rows, out_of_fold, predicted_values, site_rows
 from ..evaluation.predictions import Predictions
+from ..evaluation.readout import ReadoutSettings
 from ..features.store import EmbeddingStore, StoreSet
 from .question import Question
 from .recipes import clip_features
@@ -98,6 +100,39 @@ def cross_validate(
         fitted=fitted,
     )
     return _predictions(question, values)
+
+
+def cross_validate_read(
+    question: Question,
+    features: QuestionFeatures,
+    make: Callable[[], Any],
+    folds: Sequence[FoldRows],
+    settings: ReadoutSettings,
+    *,
+    fitted: Callable[[FoldRows, Any], None] | None = None,
+    progress: str | None = None,
+) -> tuple[Predictions, Reading]:
+    """As :func:`cross_validate`, and what readouts that had not met the clips say of the same clips, in the same order.
+
+    With one store a fold's readout comes from inner folds of its training side. With a store set it comes from the other test
+    sides: the fold's extractor knows the labels of the training side, so predictions made inside it would look too good.
+    """
+    shown: Iterable[FoldRows] = tqdm(folds, desc=progress, unit="fold", leave=False) if progress else folds
+    truth, patients, classes, folds = question.truth, question.patients, question.classes, list(folds)
+    if isinstance(features.stores, StoreSet):
+        values = out_of_fold(
+            make, features.of, truth, patients, folds, shown=shown, task=question.task, class_count=len(classes), fitted=fitted
+        )
+        reading = readouts_of_other_folds(
+            values, truth, patients, folds, task=question.task, classes=classes, settings=settings
+        )
+    else:
+        reading = nested_out_of_fold(
+            make, features.of, truth, patients, folds, task=question.task, classes=classes, settings=settings,
+            fitted=fitted, shown=shown,
+        )  # fmt: skip
+    found = _predictions(question, reading.raw)
+    return found, reading.select(np.isin(question.clip_ids, found.clip_ids))
 
 
 def leave_sites_out(question: Question, features: QuestionFeatures, make: Callable[[], Any], usable: np.ndarray) -> Measured:

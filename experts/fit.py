@@ -11,12 +11,15 @@ import numpy as np
 from ..atomic import atomic_path, write_json, write_text
 from ..clips.splits import Splits, make_splits
 from ..errors import SonokitError
+from ..evaluation.by_group import group_names
+from ..evaluation.nested import read_values
 from ..evaluation.out_of_fold import FoldRows, fold_rows
+from ..evaluation.readout import readout_of
 from ..evaluation.scores import Task
 from ..features.store import EmbeddingStore, StoreSet
 from ..run_folder import append_metrics, require_same_config, write_config
 from .card import card
-from .crossval import QuestionFeatures, cross_validate, fit_final, predict_held_out
+from .crossval import QuestionFeatures, cross_validate_read, fit_final, predict_held_out
 from .floors import measure_floors
 from .folder import Expert, save_expert
 from .heads import head_name, make_head
@@ -129,16 +132,22 @@ def evaluate_and_fit(
         if hasattr(head, "chosen_"):
             chosen[head.chosen_] += 1
 
-    predictions = cross_validate(
-        question, features.of, make, folds, fitted=note_choice, progress="expert" if progress else None
+    predictions, reading = cross_validate_read(
+        question, features, make, folds, settings.readout(), fitted=note_choice, progress="expert" if progress else None
     )
+    readout = readout_of(predictions, settings.readout())
     floors = measure_floors(question, features, make, folds, usable, seed=settings.seed, progress=progress)
     head = fit_final(question, features, make, np.flatnonzero(usable))
     tested = predict_held_out(question, features, head, held_out, fitted_rows=np.flatnonzero(usable))
-    expert = Expert(label, question.task, question.classes, settings.recipe, final.header, head)
+    expert = Expert(label, question.task, question.classes, settings.recipe, final.header, head, readout)
+    tested_reading = None
+    if tested is not None and not isinstance(tested, str):
+        tested_reading = read_values(readout, question.task, question.classes, tested.values)
     evidence = Evidence(
         question, used, splits_given=given is not None, store=final.header, predictions=predictions, floors=floors,
-        held_out=tested, head=head_name(head), chosen=dict(sorted(chosen.items())),
+        held_out=tested, head=head_name(head), chosen=dict(sorted(chosen.items())), reading=reading,
+        held_out_reading=tested_reading,
+        groups={column: group_names(question.table[column], column) for column in settings.columns if column in question.table},
     )  # fmt: skip
     return evidence, expert
 

@@ -1,6 +1,6 @@
 """The expert folder: what is needed to predict, in formats that execute nothing when read.
 
-expert.json     question, classes, recipe, and how the store that it reads was made
+expert.json     question, classes, recipe, how the store that it reads was made, and the readout (numbers only)
 head/           the head in its own format (see heads.py)
 report.json, report.html, CARD.md, config.yaml, environment.json, metrics.jsonl
 """
@@ -16,11 +16,12 @@ import numpy as np
 from ..atomic import write_json
 from ..errors import SonokitError
 from ..evaluation.out_of_fold import predicted_values
+from ..evaluation.readout import Readout, readout_from_dict
 from ..evaluation.scores import Task
 from ..features.store import EmbeddingStore, StoreHeader
 from .heads import head_name, load_head
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Expert:
         recipe: How a clip's segments become its features.
         store: Header of the store it was fitted on; it reads those of the same fingerprint only.
         head: See :mod:`sonokit.experts.heads`.
+        readout: Calibrator, conformal set and operating points; None for an expert that an older sonokit wrote.
     """
 
     label: str
@@ -42,6 +44,7 @@ class Expert:
     recipe: str
     store: StoreHeader
     head: Any
+    readout: Readout | None = None
 
     def values(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities [C, K], or values [C], of features [C, F]."""
@@ -73,6 +76,7 @@ def save_expert(expert: Expert, folder: Path) -> None:
         "recipe": expert.recipe,
         "head": head_name(expert.head),
         "store": dataclasses.asdict(expert.store),
+        "readout": None if expert.readout is None else expert.readout.as_dict(),
     }
     write_json(folder / "expert.json", plain)
 
@@ -95,6 +99,7 @@ def load_expert(folder: str | Path) -> Expert:
         settings = {name: plain[name] for name in ("label", "task", "recipe")}
         store = StoreHeader(**plain["store"])
         classes = tuple(plain["classes"])
+        readout = readout_from_dict(plain["readout"]) if plain.get("readout") else None
     except (ValueError, KeyError, TypeError) as fault:
         raise SonokitError(f"{file} is damaged ({fault}): fit the expert again") from fault
-    return Expert(**settings, classes=classes, store=store, head=load_head(folder / "head"))
+    return Expert(**settings, classes=classes, store=store, head=load_head(folder / "head"), readout=readout)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..evaluation.scores import LOWER_IS_BETTER
+from .plots import trust_pictures
 from .report import SCORE_TITLES, headline, how_measured, show
 
 _INK, _BLUE, _GREY = "#22303c", "#1f6f9f", "#8a97a3"
@@ -30,6 +31,7 @@ def page(report: dict[str, Any]) -> str:
             ("Confusion", "Clips a cell, mean over the repeats; colour is the row's share.", confusion_figure(report))
         )
         pictures.append(("What there was to learn from", "Clips and patients of each class.", counts_figure(report)))
+    pictures += trust_pictures(report["trust"], report["primary"], SCORE_TITLES[report["primary"]])
     return environment.get_template("report.html.j2").render(
         report=report,
         headline=headline(report),

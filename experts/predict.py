@@ -18,7 +18,11 @@ def predict(expert: Expert | str | Path, store: EmbeddingStore | StoreSet) -> pd
         store: A store of the extractor that the expert was fitted on; of a store set the final store is read.
 
     Returns:
-        clip_id, prediction (name of the class, or a number), and for classes ``p_<class>``, which sum to 1.
+        clip_id and prediction (name of the class, or a number). For classes ``p_<class>``, calibrated, which sum to 1;
+        ``set``, the names of the conformal set with a bar between them; ``<finding> at …`` 1 or 0 for each operating point.
+        The prediction is the head's, to which all classes are equally frequent; where they are not, another may have the
+        highest ``p_``. For a number ``low`` and ``high``. An expert of an older sonokit has its own probabilities and nothing
+        more.
 
     Raises:
         SonokitError: Not an expert folder, or a store of another extractor.
@@ -27,9 +31,21 @@ def predict(expert: Expert | str | Path, store: EmbeddingStore | StoreSet) -> pd
     final = store.final if isinstance(store, StoreSet) else store
     found.require_same_store(final)
     features = clip_features(final, found.recipe)
-    values = found.values(features.X)
+    values = np.round(found.values(features.X), 7)  # as they were when the readout was fitted
     if found.task == "regression":
-        return pd.DataFrame({"clip_id": features.clip_ids, "prediction": values})
+        table = pd.DataFrame({"clip_id": features.clip_ids, "prediction": values})
+        if found.readout is None or found.readout.interval is None:
+            return table
+        low, high = found.readout.interval.apply(values)
+        return table.assign(low=low, high=high)
     names = np.asarray(found.classes, dtype=object)
     table = pd.DataFrame({"clip_id": features.clip_ids, "prediction": names[values.argmax(axis=1)]})
-    return table.assign(**{f"p_{name}": values[:, code] for code, name in enumerate(found.classes)})
+    shown = values if found.readout is None else found.readout.calibrated(values)
+    table = table.assign(**{f"p_{name}": shown[:, code] for code, name in enumerate(found.classes)})
+    if found.readout is None:
+        return table
+    if found.readout.sets is not None:
+        inside = found.readout.sets.apply(values)  # of the raw ones
+        table["set"] = ["|".join(names[row]) for row in inside]
+    calls = {point.name: point.apply(shown) for point in found.readout.points if point.threshold is not None}
+    return table.assign(**{name: called.astype(np.int64) for name, called in calls.items()})

@@ -1,12 +1,13 @@
 """report.json: every figure of an expert with its interval, its floors, its out-of-fold predictions; and the table of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..clips.splits import Splits
 from ..evaluation.bootstrap import Interval
+from ..evaluation.nested import Reading
 from ..evaluation.predictions import Predictions
 from ..evaluation.scores import PRIMARY, weighted_confusion
 from ..features.store import StoreHeader
@@ -14,6 +15,7 @@ from .crossval import Measured
 from .floors import floor_entries
 from .question import Question
 from .settings import FitSettings
+from .trust import trust_entries
 
 SCHEMA_VERSION = 1
 
@@ -43,6 +45,9 @@ class Evidence:
         held_out: The held-out part as the finished expert sees it; None where nothing is held out.
         head: Name of the kept head.
         chosen: With several heads to choose from: how many folds chose which.
+        reading: What readouts that had not met the clips say of ``predictions``.
+        held_out_reading: What the expert's own readout says of ``held_out``.
+        groups: Column -> the group of each of the question's clips.
     """
 
     question: Question
@@ -54,6 +59,9 @@ class Evidence:
     held_out: Measured | None
     head: str
     chosen: dict[str, int]
+    reading: Reading
+    held_out_reading: Reading | None = None
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def make_report(evidence: Evidence, settings: FitSettings) -> dict[str, Any]:
@@ -81,7 +89,8 @@ def make_report(evidence: Evidence, settings: FitSettings) -> dict[str, Any]:
         "by_repeat": {name: [_plain(scores[name]) for scores in repeats] for name in repeats[0]},
         "by_repeat_mean": {name: _plain(float(np.mean([scores[name] for scores in repeats]))) for name in repeats[0]},
         "floors": floor_entries(found, evidence.floors, draws=draws, seed=seed, level=level),
-        "held_out": _held_out(evidence.held_out, draws, seed, level),
+        "trust": _trust(evidence, found, evidence.reading, draws, seed, level),
+        "held_out": _held_out(evidence, draws, seed, level),
         "confusion": _confusion(found),
         "notes": _notes(evidence),
         "predictions": found.as_dict(),
@@ -106,6 +115,7 @@ def report_table(report: dict[str, Any]) -> str:
     for floor in report["floors"]:
         if "scores" in floor:
             lines.append(f"  {floor['title']}: {show(floor['expert_minus_floor'][names[0]], signed=True)}")
+    lines += ["", *_trust_lines(report["trust"])]
     return "\n".join([*lines, "", *(f"note: {note}" for note in report["notes"])]).rstrip()
 
 
@@ -138,6 +148,26 @@ def show(figure: dict[str, Any] | None, *, signed: bool = False) -> str:
     form = f"{'+' if signed else ''}.{digits}f"
     between = "" if figure["low"] is None else f" [{figure['low']:{form}}, {figure['high']:{form}}]"
     return f"{figure['value']:{form}}{between}"
+
+
+def _trust_lines(trust: dict[str, Any]) -> list[str]:
+    conformal = trust["conformal"]
+    lines = [
+        f"conformal {'sets' if 'kind' in conformal else 'intervals'}: promised {conformal['promised']:.0%}, measured "
+        f"{show(conformal['coverage'])}, mean size {show(conformal['size'])}"
+    ]
+    if "calibration" not in trust:
+        return lines
+    calibration = trust["calibration"]
+    errors = " -> ".join(f"{calibration[side]['ece']['value']:.3f}" for side in ("raw", "calibrated"))
+    lines.append(
+        f"calibration ({calibration['method']}): Brier score {show(calibration['calibrated']['brier'])}, "
+        f"calibrated minus raw {show(calibration['gain']['brier'], signed=True)}; calibration error {errors}, "
+        f"by chance alone up to {calibration['error_by_chance']['calibrated']:.3f}"
+    )
+    for point in trust["operating_points"]:
+        lines.append(f"{point['name']}: sensitivity {show(point['sensitivity'])}, specificity {show(point['specificity'])}")
+    return lines
 
 
 def _row(title: str, scores: dict[str, Any], names: list[str]) -> list[str]:
@@ -187,7 +217,14 @@ def _data(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _held_out(measured: Measured | None, draws: int, seed: int, level: float) -> dict[str, Any] | None:
+def _trust(evidence: Evidence, found: Predictions, reading: Reading, draws: int, seed: int, level: float) -> dict[str, Any]:
+    rows = np.isin(evidence.question.clip_ids, found.clip_ids)  # both in the question's order
+    groups = {column: names[rows] for column, names in evidence.groups.items()}
+    return trust_entries(found, reading, groups, draws=draws, seed=seed, level=level)
+
+
+def _held_out(evidence: Evidence, draws: int, seed: int, level: float) -> dict[str, Any] | None:
+    measured = evidence.held_out
     if measured is None:
         return None
     if isinstance(measured, str):
@@ -198,6 +235,11 @@ def _held_out(measured: Measured | None, draws: int, seed: int, level: float) ->
         "patients": len(np.unique(measured.patients)),
         "scores": {name: figure.as_dict() for name, figure in figures.items()},
         "predictions": measured.as_dict(),
+        "trust": (
+            None
+            if evidence.held_out_reading is None
+            else _trust(evidence, measured, evidence.held_out_reading, draws, seed, level)
+        ),
     }
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..evaluation.calibration import Method
+from ..evaluation.conformal import SetKind
+from ..evaluation.readout import ReadoutSettings
 from ..evaluation.scores import Task
 
 
@@ -21,6 +24,11 @@ class FitSettings:
         draws: Resamples of the patients for the intervals.
         level: Of the intervals.
         seed: Of the splits, the heads, the forest and the resamples.
+        calibration: See :mod:`sonokit.evaluation.calibration`.
+        coverage: That conformal sets and intervals promise.
+        sets: See :mod:`sonokit.evaluation.conformal`.
+        by_class: Whether the coverage is promised for each class.
+        columns: By which the scores are told apart, where the store has them.
     """
 
     task: Task | None = None
@@ -34,3 +42,12 @@ class FitSettings:
     draws: int = 2000
     level: float = 0.95
     seed: int = 0
+    calibration: Method = "platt"
+    coverage: float = 0.9
+    sets: SetKind = "lac"
+    by_class: bool = False
+    columns: tuple[str, ...] = ("site", "probe")
+
+    def readout(self) -> ReadoutSettings:
+        """How readouts are fitted."""
+        return ReadoutSettings(self.calibration, self.coverage, self.sets, self.by_class, seed=self.seed)

@@ -7,57 +7,16 @@ of a fold an inner division by patient gives them. Slopes stay above 0, so that 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
+from ...evaluation.calibration import PlattScaling, fit_platt
+
+__all__ = ["PlattScaling", "fit_platt", "inner_logits", "reliability", "reliability_report"]
+
 _BINS = 5
-_FAR = 50.0  # a logit whose probability is 0 or 1 in all digits
-
-
-@dataclass(frozen=True)
-class PlattScaling:
-    """calibrated = sigmoid(slope · logit + intercept), ``slope`` above 0."""
-
-    slope: float
-    intercept: float
-
-
-def fit_platt(logits: np.ndarray, labels: np.ndarray) -> PlattScaling | None:
-    """Fit the scaling of one biomarker.
-
-    Where the best slope is not above 0 (the logits rank worse than chance), the slope is 1 and the intercept alone is fitted:
-    the mean probability is then that of the targets.
-
-    Args:
-        logits: Of clips that were not trained on, shape [N]; nan: left out.
-        labels: 1, 0 or nan (left out), shape [N].
-
-    Returns:
-        None where a class is missing: nothing can be said then.
-    """
-    known = ~np.isnan(labels) & ~np.isnan(logits)
-    scores, positive = logits[known].astype(np.float64), labels[known] == 1
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
-        return None
-    # never 0 or 1: otherwise a few positives that are well apart would make the slope infinite
-    targets = np.where(positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    middle, spread = float(scores.mean()), float(scores.std()) or 1.0  # the solver works best on standard scores
-    standard = (scores - middle) / spread
-    both_ways = np.concatenate([standard, standard])[:, None]  # a soft target: the clip twice, weighed by its two sides
-    sides, weights = np.repeat([1, 0], len(scores)), np.concatenate([targets, 1 - targets])
-    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(both_ways, sides, sample_weight=weights)
-    slope = float(fitted.coef_[0, 0]) / spread
-    if slope > 0 and np.ptp(scores) > 0:
-        return PlattScaling(slope, float(fitted.intercept_[0]) - slope * middle)
-    ends = -scores.max() - _FAR, -scores.min() + _FAR
-    return PlattScaling(1.0, float(brentq(lambda b: expit(scores + b).mean() - targets.mean(), *ends)))
 
 
 def inner_logits(

@@ -102,7 +102,7 @@ def test_fit_expert__table_and_card_and_page_read(expert: Path) -> None:
         assert title in page
     assert "60 clips of 30 patients at 3 sites" in table
     assert "Intended use" in card
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 9
     assert "http" not in page  # self-contained
     assert max(map(len, table.splitlines())) < 180
 
@@ -113,7 +113,7 @@ def test_fit_expert__other_tasks(label: str, task: str, store: EmbeddingStore, t
     report = read(folder)
     assert report["task"] == task
     assert report["by_repeat_mean"][report["primary"]] == pytest.approx(report["scores"][report["primary"]]["value"])
-    assert (folder / "report.html").read_text().count("data:image/png") == (2 if task == "regression" else 3)
+    assert (folder / "report.html").read_text().count("data:image/png") == (5 if task == "regression" else 9)
     if task == "regression":
         assert "spearman" not in report["floors"][0]["scores"]
         assert report["scores"]["spearman"]["value"] > 0.7
@@ -176,8 +176,12 @@ def test_fit_expert__clip_as_patient_is_reported(write: Any, clips: pd.DataFrame
 
 def test_predict__probabilities_and_names(expert: Path, store: EmbeddingStore) -> None:
     found = predict(expert, store)
-    assert list(found) == ["clip_id", "prediction", "p_covid19", "p_normal", "p_pneumonia"]
-    np.testing.assert_allclose(found.iloc[:, 2:].sum(axis=1), 1)
+    assert list(found)[:6] == ["clip_id", "prediction", "p_covid19", "p_normal", "p_pneumonia", "set"]
+    assert list(found)[6:] == [
+        f"{name} at {fixed} 0.9" for name in ("covid19", "normal", "pneumonia") for fixed in ("specificity", "sensitivity")
+    ]
+    assert all(set(names.split("|")) <= {"", "covid19", "normal", "pneumonia"} for names in found["set"])
+    np.testing.assert_allclose(found.iloc[:, 2:5].sum(axis=1), 1, atol=1e-6)  # of seven digits each
     truth = store.frame().drop_duplicates("clip_id").set_index("clip_id")["diagnosis"]
     assert (found.set_index("clip_id")["prediction"] == truth).mean() > 0.98
     pd.testing.assert_frame_equal(found, predict(load_expert(expert), store))
@@ -185,7 +189,8 @@ def test_predict__probabilities_and_names(expert: Path, store: EmbeddingStore) -
 
 def test_predict__regression(store: EmbeddingStore, tmp_path: Path) -> None:
     found = predict(fit_expert(store, "ratio", tmp_path / "e", **QUICK), store)
-    assert list(found) == ["clip_id", "prediction"]
+    assert list(found) == ["clip_id", "prediction", "low", "high"]
+    assert (found["low"] < found["prediction"]).all()
     assert found["prediction"].between(150, 500).all()
 
 
