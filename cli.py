@@ -742,6 +742,11 @@ def fit_expert(
     patient: str | None = None,
     folds: int = 5,
     repeats: int = 10,
+    calibration: Literal["platt", "temperature", "isotonic", "none"] = "platt",
+    coverage: float = 0.9,
+    sets: Literal["lac", "aps"] = "lac",
+    by_class: bool = False,
+    columns: str = "site,probe",
     seed: int = 0,
 ) -> None:
     """Fit and evaluate a head for one question on a store, in patient-grouped cross-validation, beside its floors.
@@ -760,6 +765,11 @@ def fit_expert(
         patient: The column that stands for the patient, where it is not patient_id.
         folds: Where no splits are given.
         repeats: Where no splits are given.
+        calibration: How probabilities are made to mean what they say; isotonic wants a thousand clips or more.
+        coverage: How often a conformal set or interval is to hold the truth, over patients like these.
+        sets: lac gives the smallest sets, aps gives the hard clips the larger ones.
+        by_class: Promise the coverage for each class; it takes 9 patients of each for 0.9.
+        columns: By which the scores are told apart, separated by commas.
         seed: The same seed gives the same figures.
     """
     config = _options(locals())
@@ -784,6 +794,11 @@ def fit_expert(
         patient=patient,
         folds=folds,
         repeats=repeats,
+        calibration=calibration,
+        coverage=coverage,
+        sets=sets,
+        by_class=by_class,
+        columns=_words(columns),
         seed=seed,
         config=config,
         progress=True,

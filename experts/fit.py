@@ -12,6 +12,8 @@ from ..atomic import atomic_path, write_json, write_text
 from ..clips.splits import Splits, make_splits
 from ..errors import SonokitError
 from ..evaluation.by_group import group_names
+from ..evaluation.calibration import Method
+from ..evaluation.conformal import SetKind
 from ..evaluation.nested import read_values
 from ..evaluation.out_of_fold import FoldRows, fold_rows
 from ..evaluation.readout import readout_of
@@ -47,6 +49,11 @@ def fit_expert(
     repeats: int = 10,
     draws: int = 2000,
     seed: int = 0,
+    calibration: Method = "platt",
+    coverage: float = 0.9,
+    sets: SetKind = "lac",
+    by_class: bool = False,
+    columns: Sequence[str] = ("site", "probe"),
     config: dict[str, Any] | None = None,
     progress: bool = False,
 ) -> Path:
@@ -68,6 +75,11 @@ def fit_expert(
         repeats: Of the splits, where none are given.
         draws: Resamples of the patients for the intervals.
         seed: Of the splits, the heads, the forest and the resamples.
+        calibration: How probabilities are made to mean what they say, see :mod:`sonokit.evaluation.calibration`.
+        coverage: How often a conformal set or interval is to hold the truth, over patients like these.
+        sets: Kind of the conformal sets, see :mod:`sonokit.evaluation.conformal`.
+        by_class: Promise the coverage for each class.
+        columns: By which the scores are told apart, where the store has them.
         config: What is recorded in config.yaml; None: these arguments.
         progress: Whether to show bars on standard error.
 
@@ -81,6 +93,7 @@ def fit_expert(
     settings = FitSettings(
         task=task, heads=names, recipe=recipe, where=dict(where or {}), classes=tuple(classes) if classes else None,
         patient=patient, folds=folds, repeats=repeats, draws=draws, seed=seed,
+        calibration=calibration, coverage=coverage, sets=sets, by_class=by_class, columns=tuple(columns),
     )  # fmt: skip
     config = _config(stores, label, out, settings, labels_csv) if config is None else config
     _require_free(out, config)
