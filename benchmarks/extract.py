@@ -147,7 +147,9 @@ def ray_figures(manifest: Manifest, weights: Path, place: Path, workers: int, ro
         start = time.perf_counter()
         found = stream(clips, place / "cache", SETTINGS, workers=workers, progress=False)
         # by name: "auto" would choose by the number of clips, and the few must start what the many start
-        options = {"weights": weights, "runtime": runtime, "engine": engine, "ray_workers": workers, "progress": False}
+        options = {"weights": weights, "runtime": runtime, "engine": engine, "progress": False}
+        if engine == "ray":
+            options["ray_workers"] = workers
         extract_features(found, MODEL, place / "store", **options)
         return time.perf_counter() - start
 

@@ -72,6 +72,8 @@ class EmbeddingStore:
         """
         folder = as_folder(folder)
         file = folder / "store.json"
+        if not file.is_file() and (folder / "set.json").is_file():
+            raise SonokitError(f"{folder} is a set, not one store: name one in it, such as {folder / 'final'}")
         if not file.is_file():
             raise SonokitError(f"{folder} is not an embedding store (it has no store.json); extract-features makes one")
         try:

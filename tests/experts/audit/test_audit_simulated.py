@@ -19,6 +19,7 @@ def audited(folder: Path, shortcut: bool) -> AuditReport:
     return audit(open_stores(folder / "store"), "diagnosis", folds=3, repeats=2, draws=300, permutations=399)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_audit__simulated_shortcut_is_named_exactly_when_it_is_there(shortcut: bool, tmp_path: Path) -> None:
     report = audited(tmp_path, shortcut)

@@ -243,3 +243,9 @@ def test_import__needs_neither_torch_nor_faiss():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "torch" not in done.stdout
     assert "faiss" not in done.stdout
+
+
+def test_open__a_set_says_that_one_of_its_stores_is_to_be_named(tmp_path):
+    (tmp_path / "set.json").write_text('{"kind": "store-set", "folds": 2}', encoding="utf-8")
+    with pytest.raises(SonokitError, match=r"is a set, not one store: name one in it, such as .*final"):
+        EmbeddingStore.open(tmp_path)
