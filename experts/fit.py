@@ -20,15 +20,15 @@ from ..evaluation.readout import readout_of
 from ..evaluation.scores import Task
 from ..features.store import EmbeddingStore, StoreSet
 from ..run_folder import append_metrics, require_same_config, write_config
-from .card import card
 from .crossval import QuestionFeatures, cross_validate_read, fit_final, predict_held_out
 from .floors import measure_floors
 from .folder import Expert, save_expert
 from .heads import head_name, make_head
-from .page import page
 from .question import Question, pose
 from .recipes import clip_table
-from .report import Evidence, make_report
+from .report.card import card
+from .report.content import Evidence, make_report
+from .report.page import page
 from .settings import FitSettings
 
 

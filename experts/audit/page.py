@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..page import scores_figure
+from ..report.page import scores_figure
 from .columns import COLUMNS
 
 _INK = "#22303c"

@@ -94,18 +94,8 @@ def test_fit_calibrator__of_three_classes_is_sklearns(method: Any, tolerance: fl
     np.testing.assert_allclose(ours, theirs.predict_proba(probabilities), atol=tolerance)
 
 
-def test_fit_platt__is_that_of_the_extractors() -> None:
-    from sonokit.features.extractors.calibration import fit_platt as of_extractors
-
-    rng = np.random.default_rng(2)
-    logits, labels = rng.normal(size=60), (rng.random(60) < 0.4).astype(float)
-    logits[3], labels[5] = np.nan, np.nan
-    for sign in (1, -1):  # the second ranks worse than chance or better: one of the two takes the other way out
-        ours, theirs = fit_platt(sign * logits, labels), of_extractors(sign * logits, labels)
-        assert ours is not None
-        assert theirs is not None
-        assert (ours.slope, ours.intercept) == pytest.approx((theirs.slope, theirs.intercept), rel=1e-9)
-    assert fit_platt(logits, np.ones(60)) is None
+def test_fit_platt__without_one_of_the_answers__is_none() -> None:
+    assert fit_platt(np.arange(6.0), np.ones(6)) is None
 
 
 def test_fit_calibrator__takes_back_what_was_put_in() -> None:

@@ -18,7 +18,7 @@ from sonokit.evaluation.probe import (
     quick_probe,
     sites_left_out,
 )
-from sonokit.experts.linear import LinearHead
+from sonokit.experts.heads.linear import LinearHead
 
 CLASSES = ("covid19", "normal", "pneumonia")
 PATIENTS = np.array([f"p{k // 2:02d}" for k in range(60)])

@@ -8,10 +8,10 @@ import skops.io
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sonokit.errors import SonokitError
-from sonokit.experts.auto import AutoHead
 from sonokit.experts.heads import HEADS, head_name, load_head, make_head
-from sonokit.experts.linear import LinearHead
-from sonokit.experts.ordinal import OrdinalHead
+from sonokit.experts.heads.auto import AutoHead
+from sonokit.experts.heads.linear import LinearHead
+from sonokit.experts.heads.ordinal import OrdinalHead
 
 TASKS = ("classification", "ordinal", "regression")
 

@@ -9,8 +9,8 @@ from sonokit.evaluation.out_of_fold import FoldRows
 from sonokit.evaluation.predictions import Predictions
 from sonokit.evaluation.readout import ReadoutSettings
 from sonokit.evaluation.scores import Task
-from sonokit.experts.plots import trust_pictures
-from sonokit.experts.trust import trust_entries
+from sonokit.experts.report.plots import trust_pictures
+from sonokit.experts.report.trust import trust_entries
 
 SETTINGS = {"draws": 30, "seed": 0, "level": 0.95}
 

@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import SonokitError
-from ..evaluation.scores import Task
+from ...errors import SonokitError
+from ...evaluation.scores import Task
 from .auto import AutoHead
 from .boosted import BoostedHead
 from .linear import LinearHead

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from ..atomic import write_json
+from ...atomic import write_json
 
 
 class MLPHead(BaseEstimator):

@@ -3,7 +3,14 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
-from sonokit.experts.plots import coverage_figure, decision_figure, groups_figure, operating_figure, png, reliability_figure
+from sonokit.experts.report.plots import (
+    coverage_figure,
+    decision_figure,
+    groups_figure,
+    operating_figure,
+    png,
+    reliability_figure,
+)
 
 
 def told(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:

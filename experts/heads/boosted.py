@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.class_weight import compute_sample_weight
 from xgboost import XGBClassifier, XGBRegressor
 
-from ..atomic import write_json
+from ...atomic import write_json
 
 
 class BoostedHead(BaseEstimator):

@@ -9,9 +9,9 @@ import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..evaluation.scores import LOWER_IS_BETTER
+from ...evaluation.scores import LOWER_IS_BETTER
+from .content import SCORE_TITLES, headline, how_measured, show
 from .plots import trust_pictures
-from .report import SCORE_TITLES, headline, how_measured, show
 
 _INK, _BLUE, _GREY = "#22303c", "#1f6f9f", "#8a97a3"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
-from ..atomic import write_json
+from ...atomic import write_json
 
 
 class OrdinalHead(BaseEstimator):

@@ -31,7 +31,7 @@ def trust_pictures(trust: Mapping[str, Any], primary: str, title: str) -> list[t
     """Title, text and figure of each picture for the page.
 
     Args:
-        trust: From :func:`~sonokit.experts.trust.trust_entries`.
+        trust: From :func:`~sonokit.experts.report.trust.trust_entries`.
         primary: The score that groups are told apart by.
         title: What the page calls it.
     """

@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..atomic import write_json
-from ..errors import SonokitError
+from ...atomic import write_json
+from ...errors import SonokitError
 
 TRUSTED = (
     "numpy.float64",

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
-from ..errors import SonokitError
-from ..evaluation.nested import inner_folds
-from ..evaluation.out_of_fold import FoldRows, out_of_fold
-from ..evaluation.scores import LOWER_IS_BETTER, PRIMARY, Task, score
+from ...errors import SonokitError
+from ...evaluation.nested import inner_folds
+from ...evaluation.out_of_fold import FoldRows, out_of_fold
+from ...evaluation.scores import LOWER_IS_BETTER, PRIMARY, Task, score
 
 
 class AutoHead(BaseEstimator):

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.bootstrap import Interval
-from ..evaluation.by_group import scores_by_group
-from ..evaluation.calibration_scores import calibration_gain, calibration_intervals, chance_error, reliability_curve
-from ..evaluation.conformal import coverage_report
-from ..evaluation.decision_curve import decision_curve
-from ..evaluation.findings import findings
-from ..evaluation.nested import Reading
-from ..evaluation.operating_points import call_intervals
-from ..evaluation.predictions import Predictions
+from ...evaluation.bootstrap import Interval
+from ...evaluation.by_group import scores_by_group
+from ...evaluation.calibration_scores import calibration_gain, calibration_intervals, chance_error, reliability_curve
+from ...evaluation.conformal import coverage_report
+from ...evaluation.decision_curve import decision_curve
+from ...evaluation.findings import findings
+from ...evaluation.nested import Reading
+from ...evaluation.operating_points import call_intervals
+from ...evaluation.predictions import Predictions
 
 
 def trust_entries(
@@ -35,7 +35,7 @@ def trust_entries(
     Returns:
         ``conformal``, ``groups``, and for classes ``calibration``, ``operating_points`` and ``decision_curves``.
     """
-    settings = {"n": draws, "seed": seed, "level": level}
+    settings: dict[str, Any] = {"n": draws, "seed": seed, "level": level}
     entries: dict[str, Any] = {
         "conformal": _conformal(predictions, reading, settings),
         "groups": {column: scores_by_group(predictions, names, **settings) for column, names in groups.items()},

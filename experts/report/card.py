@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .report import SCORE_TITLES, headline, how_measured, show
+from .content import SCORE_TITLES, headline, how_measured, show
 
 
 def card(report: dict[str, Any]) -> str:

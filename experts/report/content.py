@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from ..clips.splits import Splits
-from ..evaluation.bootstrap import Interval
-from ..evaluation.nested import Reading
-from ..evaluation.predictions import Predictions
-from ..evaluation.scores import PRIMARY, weighted_confusion
-from ..features.store import StoreHeader
-from .crossval import Measured
-from .floors import floor_entries
-from .question import Question
-from .settings import FitSettings
+from ...clips.splits import Splits
+from ...evaluation.bootstrap import Interval
+from ...evaluation.nested import Reading
+from ...evaluation.predictions import Predictions
+from ...evaluation.scores import PRIMARY, weighted_confusion
+from ...features.store import StoreHeader
+from ..crossval import Measured
+from ..floors import floor_entries
+from ..question import Question
+from ..settings import FitSettings
 from .trust import trust_entries
 
 SCHEMA_VERSION = 1
