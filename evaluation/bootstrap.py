@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scores import Task, weighted_scores
-
-_CELLS_AT_ONCE = 4_000_000  # weights in memory at one time, some 32 MB
+from .patient_weights import PatientWeights
+from .scores import Task, cells_a_draw, weighted_scores
+from .weighted_draws import Draws, mean_over_repeats, weighted_draws
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,11 @@ def score_draws(
     Returns:
         Name of the score -> float [1 + n]; the first is the score on all rows.
     """
-    counts, owner = draw_patients(patients, n, seed)  # [1 + n, P], [N]
-    step = max(1, _CELLS_AT_ONCE // max(1, len(owner)))
-    parts = [
-        _mean_over_repeats(task, y_true, predictions, counts[start : start + step][:, owner].astype(np.float64))
-        for start in range(0, len(counts), step)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def statistic(weights: PatientWeights) -> Draws:
+        return mean_over_repeats([weighted_scores(task, y_true, prediction, weights) for prediction in predictions])
+
+    return weighted_draws(statistic, patients, n=n, seed=seed, cells_a_draw=cells_a_draw(task, len(y_true)))
 
 
 def interval(draws: np.ndarray, patients: np.ndarray, level: float = 0.95) -> Interval:
@@ -116,8 +114,3 @@ def _draws_of_rows(statistic: Callable[[np.ndarray], float], patients: np.ndarra
     counts, owner = draw_patients(patients, n, seed)
     rows = np.arange(len(owner))
     return np.array([statistic(np.repeat(rows, drawn[owner])) for drawn in counts], dtype=np.float64)
-
-
-def _mean_over_repeats(task: Task, y_true: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    repeats = [weighted_scores(task, y_true, prediction, weights) for prediction in predictions]
-    return {name: np.mean([repeat[name] for repeat in repeats], axis=0) for name in repeats[0]}

@@ -12,8 +12,9 @@ import pandas as pd
 
 from ..errors import SonokitError
 from .bootstrap import interval
+from .patient_weights import PatientWeights
 from .predictions import Predictions
-from .scores import PRIMARY, weighted_scores
+from .scores import PRIMARY, weighted_primary
 from .weighted_draws import Draws, mean_over_repeats, weighted_draws
 
 UNKNOWN = "(unknown)"
@@ -88,12 +89,12 @@ def _minus_others(predictions: Predictions, inside: np.ndarray, n: int, seed: in
         return None
     score = PRIMARY[predictions.task]
 
-    def statistic(weights: np.ndarray) -> Draws:
+    def statistic(weights: PatientWeights) -> Draws:
         return mean_over_repeats(
             [
                 {
-                    "difference": _primary(predictions, values, weights * inside)
-                    - _primary(predictions, values, weights * ~inside)
+                    "difference": weighted_primary(predictions.task, predictions.truth, values, weights * inside)
+                    - weighted_primary(predictions.task, predictions.truth, values, weights * ~inside)
                 }
                 for values in predictions.values
             ]
@@ -102,7 +103,3 @@ def _minus_others(predictions: Predictions, inside: np.ndarray, n: int, seed: in
     draws = weighted_draws(statistic, predictions.patients, n=n, seed=seed)["difference"]
     fewest = min((predictions.patients[part] for part in (inside, ~inside)), key=lambda part: len(np.unique(part)))
     return {"score": score} | interval(draws, fewest, level).as_dict()
-
-
-def _primary(predictions: Predictions, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weighted_scores(predictions.task, predictions.truth, values, weights)[PRIMARY[predictions.task]]

@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 
 from .bootstrap import Interval, interval
 from .findings import Finding
+from .patient_weights import Weights
 from .predictions import Predictions
 from .weighted_draws import Draws, ratio, weighted_draws, weighted_means
 
@@ -45,7 +46,7 @@ def calibration_draws(predictions: Predictions, *, n: int = 2000, seed: int = 0,
     binned = [_confidence_bins(values, predictions.truth, count) for values in predictions.values]
     losses = np.mean([_losses(values, predictions.truth) for values in predictions.values], axis=0)  # [N, 2]
 
-    def statistic(weights: np.ndarray) -> Draws:
+    def statistic(weights: Weights) -> Draws:
         brier, log_loss = weighted_means(losses, np.ones_like(losses), weights).T
         return {"brier": brier, "log_loss": log_loss, "ece": np.mean([_binned_error(*one, weights) for one in binned], axis=0)}
 
@@ -119,7 +120,7 @@ def reliability_curve(
     present = finding.present(predictions.truth).astype(np.float64)
     mass = np.stack([np.where(place == k, told, 0).sum(axis=0) for k in range(count)], axis=1)  # [N, B]
 
-    def statistic(weights: np.ndarray) -> Draws:
+    def statistic(weights: Weights) -> Draws:
         return {"observed": weighted_means(np.repeat(present[:, None], count, axis=1), inside, weights)}
 
     draws = weighted_draws(statistic, predictions.patients, n=n, seed=seed)["observed"]  # [1 + n, B]
@@ -181,7 +182,7 @@ def _losses(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([squared / 2 if values.shape[1] == 2 else squared, -np.log(given)], axis=1)
 
 
-def _binned_error(confidence: np.ndarray, happened: np.ndarray, places: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _binned_error(confidence: np.ndarray, happened: np.ndarray, places: np.ndarray, weights: Weights) -> np.ndarray:
     """Calibration error [B] under each weighting [B, N]."""
     excess = np.zeros((len(places), int(places.max()) + 1))  # [N, bins]
     excess[np.arange(len(places)), places] = happened.astype(np.float64) - confidence

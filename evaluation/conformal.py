@@ -32,6 +32,7 @@ import numpy as np
 
 from ..errors import SonokitError
 from .bootstrap import interval
+from .patient_weights import Weights
 from .weighted_draws import Draws, weighted_draws, weighted_means
 
 SetKind = Literal["lac", "aps"]
@@ -235,7 +236,7 @@ def _intervals(
     """The mean of each with its interval over those patients who count in it, as plain values."""
     values, amounts = (np.stack([pair[side] for pair in asked.values()], axis=1) for side in (0, 1))  # [N, M]
 
-    def statistic(weights: np.ndarray) -> Draws:
+    def statistic(weights: Weights) -> Draws:
         return {"means": weighted_means(values, amounts, weights)}
 
     draws = weighted_draws(statistic, patients, n=n, seed=seed)["means"]  # [1 + n, M]

@@ -17,6 +17,7 @@ import numpy as np
 
 from .bootstrap import interval
 from .findings import Finding
+from .patient_weights import Weights
 from .predictions import Predictions
 from .weighted_draws import Draws, ratio, weighted_draws
 
@@ -53,7 +54,7 @@ def decision_curve(
     worth = np.mean([_worth(present, row[:, None] >= limits, limits) for row in told], axis=0)  # [N, T]
     everybody = _worth(present, np.ones((len(present), len(limits)), dtype=bool), limits)
 
-    def statistic(weights: np.ndarray) -> Draws:
+    def statistic(weights: Weights) -> Draws:
         total = weights.sum(axis=1, keepdims=True)
         return {"expert": ratio(weights @ worth, total), "everybody": ratio(weights @ everybody, total)}
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import SonokitError
 from .bootstrap import Interval, interval
 from .findings import Finding
+from .patient_weights import Weights
 from .weighted_draws import Draws, mean_over_repeats, ratio, weighted_draws
 
 Fixed = Literal["specificity", "sensitivity"]
@@ -129,7 +130,7 @@ def call_intervals(
         finding only). Nan where undefined.
     """
 
-    def statistic(weights: np.ndarray) -> Draws:
+    def statistic(weights: Weights) -> Draws:
         return mean_over_repeats([_call_scores(present, row, weights) for row in called])
 
     draws = weighted_draws(statistic, patients, n=n, seed=seed)
@@ -137,7 +138,7 @@ def call_intervals(
     return {name: interval(draws[name], people, level) for name in CALL_SCORES}
 
 
-def _call_scores(present: np.ndarray, called: np.ndarray, weights: np.ndarray) -> Draws:
+def _call_scores(present: np.ndarray, called: np.ndarray, weights: Weights) -> Draws:
     cells = {
         (truth, call): weights @ ((present == truth) & (called == call)).astype(np.float64)
         for truth in (0, 1)

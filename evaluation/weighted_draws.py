@@ -8,19 +8,29 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .patient_weights import PatientWeights, Weights
+
 Draws = dict[str, np.ndarray]
 
-_CELLS_AT_ONCE = 4_000_000  # weights in memory at one time, some 32 MB
+_CELLS_AT_ONCE = 4_000_000  # numbers in memory at one time, some 32 MB
 
 
-def weighted_draws(statistic: Callable[[np.ndarray], Draws], patients: np.ndarray, *, n: int = 2000, seed: int = 0) -> Draws:
+def weighted_draws(
+    statistic: Callable[[PatientWeights], Draws],
+    patients: np.ndarray,
+    *,
+    n: int = 2000,
+    seed: int = 0,
+    cells_a_draw: int = 0,
+) -> Draws:
     """The statistics on all clips and on each resample of the patients.
 
     Args:
-        statistic: Takes how often each clip counts, float [B, N]; gives name -> float [B].
+        statistic: Takes how often each clip counts, [B, N]; gives name -> float [B].
         patients: Whose each clip is, [N].
         n: Resamples.
         seed: Of the resampling.
+        cells_a_draw: How many numbers ``statistic`` holds at once for one resample, if more than there are patients.
 
     Returns:
         Name -> float [1 + n]; the first is on all clips. :func:`~sonokit.evaluation.bootstrap.interval` reads them.
@@ -28,11 +38,12 @@ def weighted_draws(statistic: Callable[[np.ndarray], Draws], patients: np.ndarra
     names, owner = np.unique(np.asarray(patients).astype(str), return_inverse=True)
     owner, count = owner.reshape(-1), len(names)  # [N], P
     rng = np.random.default_rng(seed)
-    parts = [statistic(np.ones((1, len(owner))))]
-    step = max(1, _CELLS_AT_ONCE // max(1, len(owner)))
+    amounts = np.ones(len(owner))
+    parts = [statistic(PatientWeights(np.ones((1, count)), owner, amounts))]
+    step = max(1, _CELLS_AT_ONCE // max(1, count, cells_a_draw))
     for start in range(0, n, step):  # the stream of draw_patients, whose matrix would be 1.6 GB for a hundred thousand patients
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, n - start))
-        parts.append(statistic(drawn[:, owner].astype(np.float64)))
+        parts.append(statistic(PatientWeights(drawn.astype(np.float64), owner, amounts)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -41,7 +52,7 @@ def mean_over_repeats(parts: list[Draws]) -> Draws:
     return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
-def weighted_means(values: np.ndarray, amounts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_means(values: np.ndarray, amounts: np.ndarray, weights: Weights) -> np.ndarray:
     """Means of M columns, float [B, M]: ``values`` and how much each clip counts in them, [N, M], under weights [B, N]."""
     return ratio(weights @ (values * amounts), weights @ amounts)
 

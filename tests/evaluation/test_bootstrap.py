@@ -41,7 +41,7 @@ def test_score_draws__is_the_mean_over_repeats_of_sklearns_score_on_the_same_res
 def test_score_draws__many_clips_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, values = predictions()
     whole = score_draws("classification", truth, values, PATIENTS, n=50, seed=1)
-    monkeypatch.setattr("sonokit.evaluation.bootstrap._CELLS_AT_ONCE", 7 * len(truth))
+    monkeypatch.setattr("sonokit.evaluation.weighted_draws._CELLS_AT_ONCE", 7 * len(truth))
     parts = score_draws("classification", truth, values, PATIENTS, n=50, seed=1)
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
 
