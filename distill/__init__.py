@@ -1,0 +1,1 @@
+"""Tiny models taught by large ones and by experts' eyes: teachers, students, expert knowledge, landmarks, export."""
