@@ -683,6 +683,8 @@ def main(arguments: list[str] | None = None) -> int:
         "store": cli_store.COMMANDS,
         "audit": cli_experts.audit,
         "fit-expert": cli_experts.fit_expert,
+        "compare": cli_experts.compare,
+        "evaluate": cli_experts.evaluate,
         "predict": cli_experts.predict,
     }
     return run_commands(commands, _DESCRIPTION, __version__, arguments)

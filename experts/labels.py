@@ -9,7 +9,9 @@ import pandas as pd
 from ..errors import SonokitError
 from ..evaluation.scores import Task
 
-_NOT_LABELS = {"clip_id", "content_hash", "patient_id", "site", "probe", "container", "frame_rate", "extractor_trained_on"}
+_NOT_LABELS = {
+    "clip_id", "content_hash", "patient_id", "site", "probe", "container", "frame_rate", "extractor_trained_on", "split"
+}  # fmt: skip
 _MOST_LEVELS = 10
 _UNKNOWN = ["", "NA", "na", "N/A", "n/a", "NaN", "nan", "<NA>", "NULL", "null"]  # as in a manifest; "None" may be a class
 
@@ -48,6 +50,13 @@ def find_labels(table: pd.DataFrame, label: str, labels_csv: Path | None = None)
         notes.append(f"{len(unused)} rows of {labels_csv.name} name a {key} that the store lacks, first {unused[0]!r}")
     joined = found.astype("object").where(found.notna(), ours.astype("object"))
     return joined.infer_objects(), notes
+
+
+def has_label(table: pd.DataFrame, label: str, labels_csv: Path | None = None) -> bool:
+    """Whether the clip table or the CSV has such a column."""
+    if label in table or labels_csv is None or not labels_csv.is_file():
+        return label in table
+    return label in pd.read_csv(labels_csv, nrows=0).columns
 
 
 def infer_task(values: pd.Series) -> Task:
