@@ -66,16 +66,18 @@ def split(
         out: The file to write; every other command takes it as --splits.
         folds: Parts of one division; each is the test side once.
         repeats: How many divisions, each with its own seed.
-        held_out: Share of the patients put aside for one final test.
+        held_out: Share of the patients put aside for one final test. A column split of the manifest (test, held_out or holdout)
+            puts aside those that it names.
         patient: The column that stands for the patient, where it is not patient_id.
         seed: Repeat r uses seed + r.
     """
+    from .clips.held_out_column import divide_as_told
     from .clips.manifest import read_manifest
-    from .clips.splits import is_splits, make_splits, read_splits, write_splits
+    from .clips.splits import is_splits, read_splits, write_splits
     from .errors import SonokitError
 
     clips = read_manifest(manifest, patient=patient, required=[label], check_files=False)
-    splits = make_splits(
+    splits, notes = divide_as_told(
         clips.table,
         clips.patients(),
         label=label,
@@ -90,6 +92,8 @@ def split(
             f"{out} is there already and holds something else: a study keeps one division. Choose another --out."
         )
     write_splits(splits, out)
+    for note in notes:
+        print(f"note: {note}")
     print(f"{len(clips)} clips of {len(set(clips.patients()))} patients, {repeats} x {folds} folds -> {out}")
 
 

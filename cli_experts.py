@@ -192,6 +192,7 @@ def predict(
     bank: str | None = None,
     nearest: int = 5,
     why: int = 0,
+    trust: str = "",
     cache: Path = Path("sonokit-cache"),
 ) -> None:
     """Predict for every clip of a store, or for new clips.
@@ -209,6 +210,7 @@ def predict(
         bank: The store that the expert was fitted on: adds the nearest training cases and an out-of-distribution flag.
         nearest: How many training cases to name; needs --bank.
         why: Name so many contributions to each answer (linear and xgboost heads).
+        trust: Types that your own head's file may hold (my_module.MyEstimator), separated by commas; naming one imports it.
         cache: The folder of decoded frames.
     """
     import tempfile
@@ -222,7 +224,7 @@ def predict(
         raise SonokitError("give either --store (features that are there) or --clips with --model (clips to extract from).")
     if out.exists() and not _is_predictions(out):
         raise SonokitError(f"{out} is there already and holds no predictions. Choose another --out.")
-    head = load_expert(expert)
+    head = load_expert(expert, words(trust))
     compared: dict[str, Any] = {"bank": open_stores(bank) if bank else None, "nearest": nearest, "why": why}
     if store is not None:
         table = predictions_of(head, open_stores(store), **compared)
@@ -252,6 +254,7 @@ def evaluate(
     spo2: str | None = None,
     fio2: str | None = None,
     columns: str = "site,probe",
+    trust: str = "",
     draws: int = 2000,
     seed: int = 0,
 ) -> None:
@@ -272,6 +275,7 @@ def evaluate(
         spo2: For an S/F ratio: the column of the oxygen saturation.
         fio2: For an S/F ratio: the column of the inspired oxygen fraction.
         columns: By which the scores are told apart, separated by commas.
+        trust: Types that your own head's file may hold (my_module.MyEstimator), separated by commas; naming one imports it.
         draws: Resamples of the patients for the intervals.
         seed: The same seed gives the same figures.
     """
@@ -280,12 +284,13 @@ def evaluate(
 
     from .experts.external.content import evaluation_table, require_free, write_evaluation
     from .experts.external.evaluate import evaluate as evaluated
+    from .experts.folder import load_single_expert
     from .features.store import open_stores
 
     require_free(out, config)
     started = time.perf_counter()
     found = evaluated(
-        expert,
+        load_single_expert(expert, words(trust)),
         open_stores(store),
         label=label,
         labels_csv=labels,

@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--untimed", type=int, default=24, help="settings that the untimed search tries in a fold")
-    parser.add_argument("--seconds", type=float, default=None, help="the timed search's budget (default: no further settings)")
+    parser.add_argument("--seconds", type=float, default=150.0, help="the timed search's budget")
     parser.add_argument("--folder", type=Path, help="keep everything here, and use it again")
     parser.add_argument("--only", choices=list(STAGES), help="one stage; needs --folder")
     parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)
@@ -81,12 +81,13 @@ def generate(options: argparse.Namespace) -> dict[str, float]:
 def fit(options: argparse.Namespace) -> dict[str, float]:
     """All three heads on the large store, one chosen inside the folds."""
     from sonokit.experts.fit import fit_expert
+    from sonokit.experts.heads import SearchSettings
     from sonokit.features.store import EmbeddingStore
 
     start = time.perf_counter()
     folder = fit_expert(
         EmbeddingStore.open(options.folder / "large"), "diagnosis", options.folder / "expert", heads="auto", recipe="mean",
-        folds=FOLDS, repeats=1, seconds=options.seconds, progress=True,
+        folds=FOLDS, repeats=1, search=SearchSettings(seconds=options.seconds), progress=True,
     )  # fmt: skip
     minutes = (time.perf_counter() - start) / 60
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -102,8 +103,7 @@ def search_without_clock(options: argparse.Namespace) -> dict[str, float]:
     from sonokit.clips.splits import make_splits
     from sonokit.evaluation.out_of_fold import fold_rows, out_of_fold
     from sonokit.evaluation.scores import score
-    from sonokit.experts.heads import make_head
-    from sonokit.experts.heads.search_settings import SearchSettings
+    from sonokit.experts.heads import SearchSettings, make_head
     from sonokit.experts.question import pose
     from sonokit.experts.recipes import clip_features, clip_table
     from sonokit.features.store import EmbeddingStore
@@ -227,7 +227,7 @@ def _seconds(work: Any) -> float:
 
 def _in_its_own_process(stage: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--stage", stage, "--rows", str(options.rows), "--folder", str(options.folder)]
-    command += ["--untimed", str(options.untimed), *(["--seconds", str(options.seconds)] if options.seconds else [])]
+    command += ["--untimed", str(options.untimed), "--seconds", str(options.seconds)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

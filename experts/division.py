@@ -1,7 +1,6 @@
 """A study's division as rows of a question: its folds, and what is held out."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +9,6 @@ from ..clips.splits import Fold, Splits, make_splits
 from ..errors import SonokitError
 from ..evaluation.out_of_fold import FoldRows, fold_rows
 from .question import Question
-
-HELD_OUT_WORDS = ("test", "held_out", "heldout", "held-out", "holdout", "hold_out")
-"""What a column ``split`` calls the held-out part, in any case; every other word trains."""
-
-_COLUMN = "split"
 
 
 def divide(questions: Sequence[Question], *, folds: int, repeats: int, seed: int) -> Splits:
@@ -67,53 +61,6 @@ def held_out_rows(splits: Splits, question: Question) -> np.ndarray:
     return np.flatnonzero(np.isin(question.clip_ids, patients[np.isin(clips, held_out)]))
 
 
-def held_out_by_column(table: pd.DataFrame, patient: str) -> tuple[np.ndarray, list[str]]:
-    """The clips that a column ``split`` of the clip table holds out, and a note on it; none where there is no such column.
-
-    Args:
-        table: One row a clip.
-        patient: The column that says whose a clip is.
-
-    Returns:
-        clip_ids, str [·]; notes.
-
-    Raises:
-        SonokitError: A patient is on both sides, or everything is held out.
-    """
-    if _COLUMN not in table or table[_COLUMN].isna().all():
-        return np.empty(0, dtype=str), []
-    words = table[_COLUMN].astype("string").str.strip().str.lower()
-    out = words.isin(HELD_OUT_WORDS).fillna(False).to_numpy(dtype=bool)
-    if not out.any():
-        return np.empty(0, dtype=str), [f"the column split holds nothing out: its values are {_listed(words)}, and all train"]
-    if out.all():
-        raise SonokitError(f"the column split holds all clips out ({_listed(words)}): nothing is left to train on")
-    if patient in table:
-        owners = table[patient].astype("string")
-        both = sorted(set(owners[out].dropna()) & set(owners[~out].dropna()))
-        if both:
-            raise SonokitError(
-                f"the column split has {len(both)} patients on both sides, first {both[0]!r}: give all clips of a patient the "
-                "same split, or name a division by patient with --splits"
-            )
-    trains = words[~out]
-    note = f"the column split holds {int(out.sum())} clips out ({_listed(words[out])}); {_listed(trains)} train"
-    if trains.isna().any():
-        note += f", and so do {int(trains.isna().sum())} clips of which it says nothing"
-    return table.loc[out, "clip_id"].to_numpy(dtype=str), [note]
-
-
-def with_held_out(splits: Splits, clips: np.ndarray, patients: np.ndarray) -> Splits:
-    """Splits of the other clips with these added as the held-out part; ``clips`` and ``patients`` str [·]."""
-    if not len(clips):
-        return splits
-    owner = dict(zip(splits.clip_ids, splits.patients, strict=True)) | dict(zip(clips.tolist(), patients.tolist(), strict=True))
-    everyone = tuple(sorted(owner))
-    return replace(
-        splits, clip_ids=everyone, patients=tuple(owner[clip] for clip in everyone), held_out=tuple(sorted(clips.tolist()))
-    )
-
-
 def _strata(questions: Sequence[Question], clips: np.ndarray, patients: np.ndarray) -> tuple[str | None, np.ndarray | None]:
     """By what the clips are spread: a column's name, and a class for each clip."""
     classed = [question for question in questions if question.task != "regression"]
@@ -160,7 +107,3 @@ def _by_patient(splits: Splits, question: Question) -> Splits:
             twice = next(name for name in sorted(sides) if sides.count(name) > 1)
             raise SonokitError(f"the splits have clips of patient {twice!r} on several sides: make them again by patient")
     return Splits(tuple(sorted(set(owner.values()))), splits.label, splits.patient_column, splits.seed, folds, {}, held_out)
-
-
-def _listed(words: pd.Series) -> str:
-    return ", ".join(sorted(set(words.dropna()))) or "nothing"

@@ -11,6 +11,7 @@ folder.
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,12 @@ def save_expert(expert: Expert | MultiExpert, folder: Path) -> None:
     write_json(folder / "expert.json", plain)
 
 
-def load_expert(folder: str | Path) -> Expert | MultiExpert:
+def load_expert(folder: str | Path, trusted: Collection[str] = ()) -> Expert | MultiExpert:
     """Read an expert folder.
+
+    Args:
+        folder: That ``fit-expert`` wrote.
+        trusted: Types that a user's own head may hold, see :func:`~sonokit.experts.heads.by_name.load_head`.
 
     Raises:
         SonokitError: It is not one, a newer version wrote it, or its head is not to be trusted.
@@ -134,22 +139,22 @@ def load_expert(folder: str | Path) -> Expert | MultiExpert:
     folder = Path(folder)
     plain = _read(folder)
     if plain["task"] != "multi_label":
-        return _one(folder, plain)
+        return _one(folder, plain, trusted)
     experts = {}
     for label in plain["labels"]:
         if Path(label).name != label:
             raise SonokitError(f"{folder / 'expert.json'} names the label {label!r}, which is no plain name: fit it again")
-        experts[label] = _one(folder / "labels" / label, _read(folder / "labels" / label))
+        experts[label] = _one(folder / "labels" / label, _read(folder / "labels" / label), trusted)
     return MultiExpert(experts)
 
 
-def load_single_expert(folder: str | Path) -> Expert:
-    """Read an expert folder of one label.
+def load_single_expert(folder: str | Path, trusted: Collection[str] = ()) -> Expert:
+    """Read an expert folder of one label; arguments as for :func:`load_expert`.
 
     Raises:
         SonokitError: As for :func:`load_expert`, or the folder has several labels.
     """
-    found = load_expert(folder)
+    found = load_expert(folder, trusted)
     if isinstance(found, MultiExpert):
         raise SonokitError(
             f"{folder} holds an expert for each of several labels: name one of them, for instance "
@@ -175,7 +180,7 @@ def _read(folder: Path) -> dict[str, Any]:
     return plain
 
 
-def _one(folder: Path, plain: dict[str, Any]) -> Expert:
+def _one(folder: Path, plain: dict[str, Any], trusted: Collection[str]) -> Expert:
     try:
         settings = {name: plain[name] for name in ("label", "task", "recipe")}
         settings |= {name: plain[name] for name in ("unit", "patient") if name in plain}
@@ -184,7 +189,7 @@ def _one(folder: Path, plain: dict[str, Any]) -> Expert:
         readout = readout_from_dict(plain["readout"]) if plain.get("readout") else None
     except (ValueError, KeyError, TypeError) as fault:
         raise _damaged(folder, fault) from fault
-    head = load_head(folder / "head")
+    head = load_head(folder / "head", trusted)
     return Expert(**settings, classes=classes, store=store, head=head, readout=readout, reference=load_reference(folder))
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..clips.held_out_column import held_out_by_column, with_held_out
 from ..clips.splits import Splits
 from ..errors import SonokitError
 from ..evaluation.out_of_fold import FoldRows
 from ..features.store import EmbeddingStore, StoreSet
 from .crossval import QuestionFeatures
-from .division import divide, held_out_by_column, held_out_rows, question_folds, with_held_out
+from .division import divide, held_out_rows, question_folds
 from .labels import has_label
 from .question import Question, pose
 from .recipes import clip_table

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...clips.held_out_column import held_out_by_column
 from ...clips.splits import Splits, make_splits
 from ...evaluation.scores import Task
 from ...features.store import EmbeddingStore, StoreSet
@@ -67,7 +68,8 @@ def audit(
         fewest_patients=sum(fold.repeat == 0 for fold in given.folds) if given else folds,
         labels_csv=Path(labels_csv) if labels_csv else None,
     )  # fmt: skip
-    opened = without_held_out(question, given.held_out if given else ())
+    named, said = (np.asarray(given.held_out, dtype=str), []) if given else held_out_by_column(table, column)
+    opened = without_held_out(replace(question, notes=(*question.notes, *said)), named)
     if final.header_on_disk.fitted_on_labels:
         opened = replace(opened, notes=(*opened.notes, _FITTED))
     part = some_patients(opened, most_clips, seed)

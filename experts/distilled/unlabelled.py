@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...clips.held_out_column import held_out_by_column
 from ...clips.splits import Splits
 from ...errors import SonokitError
 from ...evaluation.out_of_fold import FoldRows
 from ...features.store import EmbeddingStore, StoreSet
 from ..crossval import QuestionFeatures
-from ..division import held_out_by_column
 from ..labels import class_names, find_labels
 from ..patient_rows import one_row_a_patient
 from ..question import Question

@@ -48,7 +48,7 @@ def load_estimator(file: Path, trusted: Collection[str] = ()) -> Any:
         if strange:
             raise SonokitError(
                 f"{file} holds types that are not trusted ({', '.join(strange)}): it is not loaded. Who knows where the file "
-                f"is from names them: load_head(folder, trusted={tuple(strange)})"
+                f"is from names them: --trust {','.join(strange)} (in Python trusted=…)"
             )
         return skops.load(file, trusted=sorted(doubtful))
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sonokit.clips.held_out_column import held_out_by_column
 from sonokit.clips.splits import make_splits
 from sonokit.errors import SonokitError
-from sonokit.experts.division import held_out_by_column
 from sonokit.experts.fit import fit_expert
 from sonokit.experts.held_out import NAME
 from sonokit.features.store import EmbeddingStore
