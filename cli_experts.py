@@ -36,7 +36,7 @@ def audit(
         splits: From sonokit split, to be audited too (default: the store set's own, or made from the rows).
         where: Only clips with these values, such as probe=convex,site=s2.
         classes: Only these classes, separated by commas. Without it, classes of fewer patients than folds are left out.
-        labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
+        labels: A CSV keyed by clip_id, patient_id or the column of --patient, that adds or overrides labels.
         patient: The column that stands for the patient, where it is not patient_id.
         folds: Where no splits are given.
         repeats: Where no splits are given.
@@ -118,7 +118,7 @@ def fit_expert(
         splits: From sonokit split (default: the store set's own, or made from the rows).
         where: Only clips with these values, such as probe=convex,site=s2.
         classes: Only these classes, separated by commas. Without it, classes of fewer patients than folds are left out.
-        labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
+        labels: A CSV keyed by clip_id, patient_id or the column of --patient, that adds or overrides labels.
         patient: The column that stands for the patient, where it is not patient_id.
         spo2: For sf_ratio: the column of the oxygen saturation in per cent, where it is not spo2.
         fio2: For sf_ratio: the column of the inspired oxygen fraction, where it is not fio2.
@@ -202,12 +202,13 @@ def predict(
 
     Args:
         expert: The expert folder.
-        out: The predictions, CSV or JSON by its ending.
+        out: The predictions, a file that ends in .csv or .json; an earlier call's is replaced.
         store: A store of the extractor that the expert was fitted on.
         clips: Instead of a store: a manifest, a folder of clips or one clip; needs --model.
         model: The extractor or backbone that made the expert's store.
         weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
-        bank: The store that the expert was fitted on: adds the nearest training cases and an out-of-distribution flag.
+        bank: The store that the expert was fitted on: adds the nearest training cases and an out-of-distribution flag, which at
+            most 5 % of new patients like those of the training get.
         nearest: How many training cases to name; needs --bank.
         why: Name so many contributions to each answer (linear and xgboost heads).
         trust: Types that your own head's file may hold (my_module.MyEstimator), separated by commas; naming one imports it.
@@ -215,15 +216,15 @@ def predict(
     """
     import tempfile
 
-    from .atomic import atomic_path
     from .experts.folder import load_expert
     from .experts.predict import predict as predictions_of
+    from .experts.prediction_file import require_replaceable, write_predictions
     from .features.store import open_stores
 
     if (store is None) == (clips is None):
         raise SonokitError("give either --store (features that are there) or --clips with --model (clips to extract from).")
-    if out.exists() and not _is_predictions(out):
-        raise SonokitError(f"{out} is there already and holds no predictions. Choose another --out.")
+    inputs = {"the expert": expert, "--store": store, "--clips": clips, "--model": model, "--weights": weights, "--bank": bank}
+    require_replaceable(out, inputs)
     head = load_expert(expert, words(trust))
     compared: dict[str, Any] = {"bank": open_stores(bank) if bank else None, "nearest": nearest, "why": why}
     if store is not None:
@@ -234,11 +235,7 @@ def predict(
         with tempfile.TemporaryDirectory() as folder:
             made = extracted_store(Path(clips or ""), model, weights, head.store, cache, Path(folder))
             table = predictions_of(head, made, **compared)
-    with atomic_path(out) as temporary:
-        if out.suffix == ".json":
-            table.to_json(temporary, orient="records", indent=2)
-        else:
-            table.to_csv(temporary, index=False)
+    write_predictions(table, out)
     print(f"{len(table)} predictions -> {out}")
 
 
@@ -268,15 +265,16 @@ def evaluate(
         store: The other hospital's store, made by the same extractor. A folder, or a URL.
         out: The folder to make; evaluation.html in it is the page to read.
         label: The column of the truth there (default: named as the expert's label); values are matched to classes by name.
-        labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
+        labels: A CSV keyed by clip_id, patient_id or the column of --patient, that adds or overrides labels.
         where: Only clips with these values, such as probe=convex.
         against: The store that the expert was fitted on: finds patients in both, clips beyond the training clips, more floors.
-        patient: The column that stands for the patient there, where it is not the expert's.
+        patient: The column that stands for the patient there, where it is not the expert's. With clip_id intervals are too
+            narrow for a verdict.
         spo2: For an S/F ratio: the column of the oxygen saturation.
         fio2: For an S/F ratio: the column of the inspired oxygen fraction.
         columns: By which the scores are told apart, separated by commas.
         trust: Types that your own head's file may hold (my_module.MyEstimator), separated by commas; naming one imports it.
-        draws: Resamples of the patients for the intervals.
+        draws: Resamples of the patients for the intervals, at least 1.
         seed: The same seed gives the same figures.
     """
     config = plain_options(locals())
@@ -319,20 +317,16 @@ def compare(first: Path, second: Path, out: Path | None = None, common: bool = F
         second: Another.
         out: A JSON file for the figures.
         common: Compare on the clips (and labels) that both have, where they are not the same.
-        draws: Resamples of the patients.
+        draws: Resamples of the patients, at least 1.
         seed: Of the resampling.
     """
     from .atomic import write_json
-    from .experts.comparison import compare_experts, comparison_table
+    from .experts.comparison import compare_experts, comparison_table, require_free
 
+    if out is not None:
+        require_free(out)
     found = compare_experts(first, second, common=common, draws=draws, seed=seed)
     print(comparison_table(found))
     if out is not None:
         write_json(out, found)
         print(f"\nfigures -> {out}")
-
-
-def _is_predictions(file: Path) -> bool:
-    """Whether a file looks like an earlier call's table, which may be replaced."""
-    beginning = file.read_text(encoding="utf-8", errors="replace")[:200]
-    return beginning.startswith(("clip_id", "patient_id")) or '"clip_id"' in beginning or '"patient_id"' in beginning

@@ -72,13 +72,16 @@ def labelled_clips(clips: Any, label: str, **choice: Any) -> tuple[Any, Any, tup
     """The clips that can answer for a label (as fit-expert chooses them), what is true of each, and notes on the others."""
     import numpy as np
 
+    from .clips.held_out_column import held_out_by_column
     from .evaluation.probe import LabelledClips
     from .experts.question import pose
 
     if clips.manifest.patient_column is None:
         clips.manifest.patients()  # tells the user what to do
     table = clips.table if "site" in clips.table else clips.table.assign(site=None)
-    question = pose(table, label, task="classification", patient=clips.manifest.patient_column, **choice)
+    column = clips.manifest.patient_column
+    out, _ = held_out_by_column(table, column)
+    question = pose(table, label, task="classification", patient=column, held_out=out, **choice)
     chosen = clips.select(np.isin(clips.table["clip_id"].to_numpy(dtype=str), question.clip_ids))
     labelled = LabelledClips(question.clip_ids, question.patients, question.truth, question.classes, question.sites)
     return chosen, labelled, question.notes

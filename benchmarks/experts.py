@@ -166,10 +166,10 @@ def predict_rows(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _plain(expert: Any, folder: Path) -> np.ndarray:
-    """What one writes first: the table with pandas, a clip at a time, scikit-learn."""
+    """What one writes first: the table with pandas, a clip at a time, scikit-learn's own pipeline."""
     import pandas as pd
 
-    rows = pd.read_parquet(folder)
+    rows = pd.read_parquet(folder / "rows")
     told = [
         expert.head.predict_proba(np.stack(clip["embedding"].to_list()).mean(axis=0, keepdims=True))
         for _, clip in rows.groupby("clip_id", sort=False)

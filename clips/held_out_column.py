@@ -42,7 +42,7 @@ def held_out_by_column(table: pd.DataFrame, patient: str) -> tuple[np.ndarray, l
         if both:
             raise SonokitError(
                 f"the column split has {len(both)} patients on both sides, first {both[0]!r}: give all clips of a patient the "
-                "same split, or name a division by patient with --splits"
+                "same split, or take the column away"
             )
     trains = words[~out]
     note = f"the column split holds {int(out.sum())} clips out ({_listed(words[out])}); {_listed(trains)} train"
@@ -75,6 +75,25 @@ def divide_as_told(
     kept = ~np.isin(table["clip_id"].to_numpy(dtype=str), out)
     splits = make_splits(table[kept], patients[kept], held_out=held_out, patient_column=patient_column, **how)
     return with_held_out(splits, table["clip_id"].to_numpy(dtype=str)[~kept], patients[~kept]), notes
+
+
+def require_held_out(splits: Splits, out: np.ndarray, taking_part: np.ndarray) -> None:
+    """Refuse splits that test or train on what the column holds out.
+
+    Args:
+        splits: That somebody named.
+        out: From :func:`held_out_by_column`, str [·].
+        taking_part: The clips that are to be divided, str [N].
+
+    Raises:
+        SonokitError: Some of these clips are held out by the column and not by the splits.
+    """
+    inside = sorted({*out.tolist()}.intersection(taking_part.tolist()) - {*splits.held_out})
+    if inside:
+        raise SonokitError(
+            f"the column split holds {len(inside)} clips out that the splits do not (first {inside[0]!r}): make the splits "
+            "again with sonokit split, which honours the column, or take the column away"
+        )
 
 
 def with_held_out(splits: Splits, clips: np.ndarray, patients: np.ndarray) -> Splits:

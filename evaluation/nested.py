@@ -21,7 +21,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import SonokitError
-from .out_of_fold import Estimator, FoldRows, fit_rows, out_of_fold, predicted_values
+from .out_of_fold import Estimator, FoldRows, fit_rows, out_of_fold, predicted_values, require_training_rows
 from .readout import Readout, ReadoutSettings, fit_readout
 from .scores import Task
 
@@ -100,13 +100,14 @@ def nested_out_of_fold(
         shown: The same folds inside a progress bar.
 
     Raises:
-        SonokitError: A fold's training side has fewer than two patients.
+        SonokitError: A fold's training side is empty or has fewer than two patients.
     """
     found = _empty(len(truth), folds, task, classes)
     with threadpool_limits(1, user_api="blas"):  # as in out_of_fold: a fold's matrices are small
         for fold in folds if shown is None else shown:
             if len(fold.test) == 0:
                 continue
+            require_training_rows(fold)
             inputs = features(fold)
             sides = inputs[fold.train], truth[fold.train], patients[fold.train]
             estimator = fit_rows(make, inputs, truth, patients, fold.train, task=task)
@@ -215,7 +216,10 @@ def inner_out_of_fold(
 
 
 def inner_folds(truth: np.ndarray, patients: np.ndarray, *, task: Task, folds: int = 5, seed: int = 0) -> list[FoldRows]:
-    """A training side divided by patient, stratified where the label has classes; arguments as in :func:`inner_out_of_fold`."""
+    """A training side divided by patient, stratified where the label has classes; arguments as in :func:`inner_out_of_fold`.
+
+    Every fold tests something, so there may be fewer of them than were asked for, but never fewer than two.
+    """
     count = min(folds, len(np.unique(patients)))
     if task != "regression":
         count = min(count, int(np.unique(truth, return_counts=True)[1].max()))
@@ -225,7 +229,10 @@ def inner_folds(truth: np.ndarray, patients: np.ndarray, *, task: Task, folds: i
     splitter = kind(n_splits=count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # a class of fewer rows than inner folds is no fault: some folds do not test it
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return [FoldRows(k, 0, train, test) for k, (train, test) in enumerate(splitter.split(truth, truth, patients))]
+        sides = [(train, test) for train, test in splitter.split(truth, truth, patients) if len(test)]
+    if len(sides) < 2:  # stratifying by large patients may give some folds nobody, here all but one
+        sides = list(GroupKFold(2, shuffle=True, random_state=seed).split(truth, truth, patients))
+    return [FoldRows(k, 0, train, test) for k, (train, test) in enumerate(sides)]
 
 
 def _own_inner_values(estimator: Estimator, task: Task, class_count: int) -> np.ndarray | None:

@@ -100,6 +100,9 @@ def out_of_fold(
 
     Returns:
         float64 [R, N, K] class probabilities, or [R, N] values; nan for rows that no fold tests.
+
+    Raises:
+        SonokitError: A fold tests clips and trains on none.
     """
     repeats = 1 + max(fold.repeat for fold in folds)
     shape = (repeats, len(truth)) if task == "regression" else (repeats, len(truth), class_count)
@@ -109,8 +112,7 @@ def out_of_fold(
         for fold in folds if shown is None else shown:
             if len(fold.test) == 0:
                 continue
-            if len(fold.train) == 0:
-                raise SonokitError(f"fold {fold.index} leaves no clip to train on: take fewer folds or more patients")
+            require_training_rows(fold)
             inputs = features(fold)
             estimator = fit_rows(make, inputs, truth, patients, fold.train, task=task)
             if fitted is not None:
@@ -130,6 +132,16 @@ def fit_rows(
     estimator = _OneClass() if only_one else make()
     estimator.fit(inputs[rows], truth[rows], groups=patients[rows])
     return estimator
+
+
+def require_training_rows(fold: FoldRows) -> None:
+    """Refuse a fold with nothing to fit on.
+
+    Raises:
+        SonokitError: It names the fold.
+    """
+    if len(fold.train) == 0:
+        raise SonokitError(f"fold {fold.index} leaves no clip to train on: take fewer folds or more patients")
 
 
 def only_one_class(truth: np.ndarray) -> bool:

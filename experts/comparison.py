@@ -4,6 +4,7 @@ Each side is the mean over its repeats of the out-of-fold predictions; what is r
 intervals that overlap say little of a difference, so only the interval of the difference itself is read.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..evaluation.scores import LOWER_IS_BETTER, PRIMARY
 from .report.files import read_report
 from .report.table import aligned
 from .report.words import SCORE_TITLES, headline, show
+from .settings import require_draws
 
 
 def compare_experts(
@@ -29,7 +31,7 @@ def compare_experts(
         first: An expert folder.
         second: Another, for the same label, classes and folds.
         common: Compare on the clips that both predict, where they are not the same.
-        draws: Resamples of the patients.
+        draws: Resamples of the patients, at least 1.
         seed: Of the resampling.
         level: Of the intervals.
 
@@ -39,10 +41,12 @@ def compare_experts(
         ``primary`` and ``sentence``; of several labels also ``labels``, a comparison for each.
 
     Raises:
-        SonokitError: They do not answer the same question about the same clips and folds; the message says what differs.
+        SonokitError: They do not answer the same question about the same clips and folds; the message says what differs. Or a
+            folder holds no expert's report.
     """
+    require_draws(draws)
     folders, settings = (Path(first), Path(second)), {"draws": draws, "seed": seed, "level": level}
-    reports = (read_report(folders[0]), read_report(folders[1]))
+    reports = (_report(folders[0]), _report(folders[1]))
     several = [report["task"] == "multi_label" for report in reports]
     if several[0] != several[1]:
         raise SonokitError(
@@ -53,6 +57,25 @@ def compare_experts(
         return _compare_labels(folders, reports, common, settings)
     sides = _sides(folders, reports, common)
     return _compared(folders, reports, sides, settings)
+
+
+def require_free(out: str | Path) -> None:
+    """Refuse a file that the figures of a comparison may not replace; to be asked before the work.
+
+    Raises:
+        SonokitError: ``out`` is a folder, or holds something else than an earlier comparison.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise SonokitError(f"{out} is a folder: name a file for the figures, such as {out / 'comparison.json'}")
+    if not out.exists():
+        return
+    try:
+        there = json.loads(out.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict) or not {"first", "second", "scores"} <= there.keys():
+        raise SonokitError(f"{out} is there already and holds no comparison: choose another --out")
 
 
 def comparison_table(found: Mapping[str, Any]) -> str:
@@ -76,6 +99,21 @@ def comparison_table(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *aligned(rows), "", found["sentence"]])
 
 
+def _report(folder: Path) -> dict[str, Any]:
+    """A report with what is read of it here: headline, folds and predictions, or the places of its labels."""
+    report = read_report(folder)
+    try:
+        if report["task"] == "multi_label":
+            places = {label["name"]: folder / label["folder"] for label in report["labels"]}
+            return report | {"places": places, "headline": f"{report['label']}, mean over the labels"}
+        told = {"headline": headline(report), "folds": report["data"]["splits_fingerprint"]}
+        return report | told | {"predictions": predictions_from_dict(report["predictions"])}
+    except (KeyError, TypeError, AttributeError, ValueError) as fault:
+        raise SonokitError(
+            f"{folder}: report.json is damaged or not an expert's report ({fault}): give the folder that fit-expert wrote"
+        ) from fault
+
+
 def _row(title: str, entry: Mapping[str, Any]) -> list[str]:
     return [title, show(entry["first"]), show(entry["second"]), show(entry["difference"], signed=True)]
 
@@ -85,7 +123,7 @@ def _sides(
 ) -> tuple[Predictions, Predictions, tuple[int, int]]:
     """Both sides' predictions of the same clips, and how many clips each side had beside them."""
     _require_same_question(folders, reports)
-    first, second = (predictions_from_dict(report["predictions"]) for report in reports)
+    first, second = (report["predictions"] for report in reports)
     both = np.intersect1d(first.clip_ids, second.clip_ids)
     beside = len(first.clip_ids) - len(both), len(second.clip_ids) - len(both)
     if not len(both):
@@ -114,7 +152,7 @@ def _require_same_question(folders: tuple[Path, Path], reports: tuple[dict[str, 
             raise SonokitError(
                 f"these cannot be compared: the {key} of {folders[0]} is {told[0]}, of {folders[1]} {told[1]}; {remedy}"
             )
-    folds = [report["data"]["splits_fingerprint"] for report in reports]
+    folds = [report["folds"] for report in reports]
     if folds[0] != folds[1]:
         raise SonokitError(
             f"these cannot be compared: the folds of {folders[0]} are {folds[0]}, of {folders[1]} {folds[1]}; write folds "
@@ -143,7 +181,7 @@ def _entry(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     told = {
-        name: {"folder": str(folder), "headline": headline(report)}
+        name: {"folder": str(folder), "headline": report["headline"]}
         for name, folder, report in zip(("first", "second"), folders, reports, strict=True)
     }
     counted = {"clips": len(same.clip_ids), "patients": len(np.unique(same.patients))}
@@ -186,10 +224,7 @@ def _compare_labels(
 ) -> dict[str, Any]:
     from .multi_label import macro_draws  # who compares one label does not wait for it
 
-    places = [
-        {label["name"]: folder / label["folder"] for label in report["labels"]}
-        for folder, report in zip(folders, reports, strict=True)
-    ]
+    places = [report["places"] for report in reports]
     if set(places[0]) != set(places[1]) and not common:
         different = ", ".join(sorted(set(places[0]) ^ set(places[1])))
         raise SonokitError(f"these cannot be compared: only one has {different}; --common compares the labels of both")
@@ -199,7 +234,7 @@ def _compare_labels(
     each, firsts, seconds = [], {}, {}
     for name in names:
         pair = (places[0][name], places[1][name])
-        single = (read_report(pair[0]), read_report(pair[1]))
+        single = (_report(pair[0]), _report(pair[1]))
         sides = _sides(pair, single, common)
         firsts[name], seconds[name] = sides[0], sides[1]
         each.append(_compared(pair, single, sides, settings))
@@ -210,7 +245,7 @@ def _compare_labels(
     intervals = [{name: interval(drawn, people, level) for name, drawn in side.items()} for side in (drawn_first, drawn_second)]
     differences = {name: interval(drawn_first[name] - drawn_second[name], people, level) for name in drawn_first}
     told = {
-        side: {"folder": str(folder), "headline": f"{report['label']}, mean over the labels"}
+        side: {"folder": str(folder), "headline": report["headline"]}
         for side, folder, report in zip(("first", "second"), folders, reports, strict=True)
     }
     clips = np.unique(np.concatenate([side.clip_ids for side in firsts.values()]))

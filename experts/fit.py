@@ -17,7 +17,7 @@ from ..features.store import EmbeddingStore, StoreSet
 from ..run_folder import append_metrics, require_same_config, write_config
 from .fit_study import Fitted, fit_study
 from .folder import Expert, save_expert
-from .held_out import Opening, ask_to_open, write_opening
+from .held_out import Opening, ask_to_open, opened_notes, write_opening
 from .recipes import Unit
 from .report.card import card
 from .report.content import Evidence, make_report
@@ -149,7 +149,8 @@ def fit_one(
     opening = ask_to_open(studies[0], settings, out) if settings.open_held_out else None
     fitted = fit_study(studies[0], settings, labels_csv=labels_csv, progress=progress)
     with atomic_path(out) as folder:
-        write_fitted(fitted, settings, folder, config, opening, started)
+        report = write_fitted(fitted, settings, folder, config, opening, started)
+        record_opening(report, opening, folder)  # last: a score that nobody will see is not spent
     return out
 
 
@@ -162,7 +163,13 @@ def evaluate_and_fit(
     labels_csv: Path | None = None,
     progress: bool = False,
 ) -> tuple[Evidence, Expert]:
-    """The work of :func:`fit_expert` without any file, for one label."""
+    """The work of :func:`fit_expert` without any file, for one label.
+
+    Raises:
+        SonokitError: As for :func:`fit_expert`, or the held-out part is to be opened, which has to be written down.
+    """
+    if settings.open_held_out:
+        raise SonokitError("open_held_out: what is opened once is written beside the store: take fit_expert, which does so")
     studies, _ = prepare(stores, [label], settings, splits=splits, labels_csv=labels_csv)
     fitted = fit_study(studies[0], settings, labels_csv=labels_csv, progress=progress)
     return fitted.evidence, fitted.expert
@@ -171,7 +178,7 @@ def evaluate_and_fit(
 def write_fitted(
     fitted: Fitted, settings: FitSettings, folder: Path, config: dict[str, Any], opening: Opening | None, started: float
 ) -> dict[str, Any]:
-    """Write the whole expert folder, the opening of the held-out part first; the report is returned.
+    """Write the whole expert folder; the report is returned. :func:`record_opening` comes after all that can fail.
 
     Args:
         fitted: From :func:`fit_study`.
@@ -182,12 +189,8 @@ def write_fitted(
         started: ``time.perf_counter()`` at the beginning.
     """
     report = make_report(fitted.evidence, settings)
-    if opening is not None and "scores" in (report["held_out"] or {}):
-        scores = {name: figure["value"] for name, figure in report["held_out"]["scores"].items()}
-        report["notes"] += write_opening(
-            opening, folder, {"head": report["head"], "recipe": report["recipe"], "scores": scores}
-        )
-        report["notes"].append("the held-out part was opened for this expert: it holds for no other one of this label")
+    if opening is not None and _scores_held_out(report):
+        report["notes"] += opened_notes(opening)
     folder.mkdir(parents=True, exist_ok=True)
     save_expert(fitted.expert, folder)
     write_report(report, folder)
@@ -197,6 +200,21 @@ def write_fitted(
     measured = {"seconds": round(time.perf_counter() - started, 2), **report["by_repeat_mean"]}
     append_metrics(folder, measured | ({"search_seconds": round(fitted.search_seconds, 2)} if fitted.search_seconds else {}))
     return report
+
+
+def record_opening(report: dict[str, Any], opening: Opening | None, folder: Path) -> None:
+    """Write down that the held-out part was scored, where it was; ``folder`` is not yet in its final place.
+
+    Raises:
+        SonokitError: Another run opened the same part meanwhile.
+    """
+    if opening is not None and _scores_held_out(report):
+        scores = {name: figure["value"] for name, figure in report["held_out"]["scores"].items()}
+        write_opening(opening, folder, {"head": report["head"], "recipe": report["recipe"], "scores": scores})
+
+
+def _scores_held_out(report: dict[str, Any]) -> bool:
+    return "scores" in (report["held_out"] or {})
 
 
 def _config(

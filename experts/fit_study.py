@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SonokitError
 from ..evaluation.bootstrap import interval
 from ..evaluation.by_group import group_names
 from ..evaluation.by_patient import average_by_patient
@@ -20,12 +21,12 @@ from .distilled import Distillation, DistilledHead, distil_final, distil_out_of_
 from .external.reference import make_reference
 from .floors import columns_of, few_folds, measure_floors
 from .folder import Expert
-from .heads import head_name
+from .heads import head_name, needs_trust
 from .heads.choice import ChosenHead
 from .held_out import closed_note
 from .report.content import Evidence
 from .report.contributions import ContributionsCollector
-from .settings import FitSettings
+from .settings import USUAL_COLUMNS, FitSettings
 from .study import Study
 
 
@@ -57,7 +58,7 @@ def fit_study(study: Study, settings: FitSettings, *, labels_csv: Path | None = 
         SonokitError: A teacher's soft targets are not whole or not fair, or what the heads raise.
     """
     question, features = study.question, study.features
-    how = _distillation(study, settings, labels_csv)  # what is wrong with it comes out before the long work
+    groups, how = _groups(study, settings), _distillation(study, settings, labels_csv)  # what is wrong comes out first
     tested_folds = sum(len(fold.test) > 0 for fold in study.folds)
     searched = 1 + (tested_folds if how is None else 2 * tested_folds)  # every fold's fit, and that of what is kept
     make_searched, make_plain = (head_maker(settings, question.task, searched, search=search) for search in (True, False))
@@ -79,10 +80,11 @@ def fit_study(study: Study, settings: FitSettings, *, labels_csv: Path | None = 
     recipe = getattr(final, "recipe_", None) or features.recipes[0]
     expert = _expert(study, settings, final, recipe, predictions)
     held_out, held_out_reading = _held_out(study, settings, final, expert)
+    noted = replace(question, notes=(*question.notes, *_notes(study, settings, expert.head)))
     evidence = Evidence(
-        replace(question, notes=(*question.notes, *_notes(study, settings))), study.splits, splits_given=study.given,
+        noted, study.splits, splits_given=study.given,
         store=expert.store, predictions=predictions, floors=floors, held_out=held_out, head=head_name(expert.head),
-        chosen=log.heads(), reading=reading, held_out_reading=held_out_reading, groups=_groups(study, settings),
+        chosen=log.heads(), reading=reading, held_out_reading=held_out_reading, groups=groups,
         recipe=recipe, by_patient=by_patient_entry(predictions, settings), search=log.report(final, settings, searched),
         contributions=explained, distilled=distilled,
     )  # fmt: skip
@@ -102,13 +104,19 @@ def _cross_validated(
             collector.note(fold, head)
 
     predictions, reading = cross_validate_read(
-        question, features, make, study.folds, settings.readout(), fitted=note, progress="expert" if progress else None
+        question,
+        features,
+        make,
+        study.folds,
+        settings.readout(question.label),
+        fitted=note,
+        progress="expert" if progress else None,
     )
     distilled = None
     if how is not None:
         plain = predictions
         predictions, reading = distil_out_of_fold(
-            question, features, study.folds, make_student=make, how=how, settings=settings.readout(),
+            question, features, study.folds, make_student=make, how=how, settings=settings.readout(question.label),
             fitted=lambda fold, head: collector.note(fold, head if hasattr(head, "chosen_") else head.head_),
             progress="distilled expert" if progress else None,
         )  # fmt: skip
@@ -134,12 +142,13 @@ def _expert(study: Study, settings: FitSettings, final: Any, recipe: str, predic
         features.final_store, question.clip_ids[rows], question.patients[rows], question.truth[rows], question.classes,
         features.final[rows][:, columns], predictions, names=tuple(np.asarray(features.names, dtype=object)[columns]),
         where=settings.where, unit=question.unit, patient=question.patient_column, banked=question.clips_of(rows),
-        draws=settings.draws, level=settings.level, seed=settings.seed,
+        held_out=study.held_out_clips, draws=settings.draws, level=settings.level, seed=settings.seed,
     )  # fmt: skip
     kept = final.head_ if isinstance(final, (ChosenHead, DistilledHead)) else final
     return Expert(
         question.label, question.task, question.classes, recipe, features.final_store.header, kept,
-        readout_of(predictions, settings.readout()), unit=question.unit, patient=question.patient_column, reference=reference,
+        readout_of(predictions, settings.readout(question.label)), unit=question.unit, patient=question.patient_column,
+        reference=reference,
     )  # fmt: skip
 
 
@@ -168,8 +177,10 @@ def _held_out(study: Study, settings: FitSettings, final: Any, expert: Expert) -
     return tested, read_values(expert.readout, question.task, question.classes, tested.values)
 
 
-def _notes(study: Study, settings: FitSettings) -> list[str]:
+def _notes(study: Study, settings: FitSettings, head: Any) -> list[str]:
     notes = []
+    if types := needs_trust(head):
+        notes.append(f"this head is loaded only by who names its types: --trust {','.join(types)}")
     if len(study.held_out) and not settings.open_held_out:
         notes.append(closed_note(study))
     if chooses(settings, study.features.recipes):
@@ -184,5 +195,13 @@ def _notes(study: Study, settings: FitSettings) -> list[str]:
 
 
 def _groups(study: Study, settings: FitSettings) -> dict[str, np.ndarray]:
+    """The group of each clip by each column that there is.
+
+    Raises:
+        SonokitError: A column that was asked for by name is not there.
+    """
     table = study.question.table
+    absent = [column for column in settings.columns if column not in table and column not in USUAL_COLUMNS]
+    if absent:
+        raise SonokitError(f"--columns {absent[0]}: the store has no such column; it has: {', '.join(map(str, table))}")
     return {column: group_names(table[column], column) for column in settings.columns if column in table}

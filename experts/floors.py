@@ -53,7 +53,9 @@ def measure_floors(
     shown = {name: TITLES[name] if progress else None for name in TITLES}
     forest = MetadataForest(question.task, seed)
     return {
-        "most_frequent": cross_validate(question, lambda _: nothing, lambda: MostFrequent(question.task), folds),
+        "most_frequent": cross_validate(
+            question, lambda _: nothing, lambda: MostFrequent(question.task, of=question.truth[usable]), folds
+        ),
         "metadata": cross_validate(question, lambda _: metadata, lambda: clone(forest), folds, progress=shown["metadata"]),
         "random_init": _random_init(
             question, features, make_for or (lambda _: make()), few_folds(folds, chooses), shown["random_init"]
@@ -103,6 +105,8 @@ def _random_init(
     store = features.floor
     if store is None:
         return "no floor/ beside the store (extract-features --floor)"
+    if store.header_on_disk.fingerprint == features.final_store.header_on_disk.fingerprint:
+        return "the store's own network has these same random weights: it is its own floor"
     # a random network has no biomarkers to add
     blocks = [[block for block in recipe_blocks(recipe) if block != "biomarkers"] for recipe in features.recipes]
     recipes = tuple(dict.fromkeys("+".join(named) for named in blocks if named))

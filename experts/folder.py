@@ -175,7 +175,7 @@ def _read(folder: Path) -> dict[str, Any]:
         wanted = "labels" if plain["task"] == "multi_label" else "label"
         if not plain[wanted]:
             raise ValueError(f"{wanted} is empty")
-    except (ValueError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError) as fault:
         raise _damaged(folder, fault) from fault
     return plain
 
@@ -190,6 +190,9 @@ def _one(folder: Path, plain: dict[str, Any], trusted: Collection[str]) -> Exper
     except (ValueError, KeyError, TypeError) as fault:
         raise _damaged(folder, fault) from fault
     head = load_head(folder / "head", trusted)
+    known = getattr(head, "classes_", None)
+    if classes and (known is None or len(known) == 0 or max(known) >= len(classes)):
+        raise _damaged(folder, ValueError(f"it names {len(classes)} classes, its head knows others"))
     return Expert(**settings, classes=classes, store=store, head=head, readout=readout, reference=load_reference(folder))
 
 

@@ -24,7 +24,7 @@ from ..evaluation.weighted_draws import Draws, mean_over_repeats, weighted_draws
 from ..features.store import EmbeddingStore, StoreSet
 from ..run_folder import append_metrics, write_config
 from .crossval import Measured
-from .fit import write_fitted
+from .fit import record_opening, write_fitted
 from .fit_study import fit_study
 from .folder import SCHEMA_VERSION
 from .held_out import ask_to_open
@@ -80,6 +80,8 @@ def fit_multi_label(
         write_config(folder, config)
         means = {name: figure["value"] for name, figure in summary["scores"].items()}
         append_metrics(folder, {"seconds": round(time.perf_counter() - started, 2), **means})
+        for report, opening in zip(reports, opened, strict=True):  # last: scores that nobody will see are not spent
+            record_opening(report, opening, folder / "labels" / report["label"])
     return out
 
 

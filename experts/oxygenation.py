@@ -19,7 +19,8 @@ LABEL = "sf_ratio"
 
 _SATURATION = (50.0, 100.0)  # per cent
 _FRACTION = (0.21, 1.0)
-_RATIO = (50.0, 100 / 0.21)  # all that saturations and fractions like these can make
+RATIO_BOUNDS = (50.0, 100 / 0.21)
+"""All that saturations and fractions like these can make."""
 _FLAT_ABOVE = 97.0
 _ROUNDING = 1e-6
 
@@ -65,21 +66,28 @@ def require_ratio(values: np.ndarray, clip_ids: np.ndarray, name: str = LABEL) -
     Raises:
         SonokitError: With the first such clip.
     """
-    wrong = _outside(np.asarray(values, dtype=np.float64), _RATIO)
+    wrong = _outside(np.asarray(values, dtype=np.float64), RATIO_BOUNDS)
     if not wrong.any():
         return
     row = int(np.flatnonzero(wrong)[0])
     raise SonokitError(
         f"{name} of clip {str(clip_ids[row])!r} is {values[row]:g} ({int(wrong.sum())} such clips), but SpO2 in per cent over "
-        f"FiO2 as a fraction lies from {_RATIO[0]:g} to {_RATIO[1]:.0f}: the column is in other units; compute it "
+        f"FiO2 as a fraction lies from {RATIO_BOUNDS[0]:g} to {RATIO_BOUNDS[1]:.0f}: the column is in other units; compute it "
         "anew, or give the columns spo2 and fio2 instead"
     )
 
 
 def ratio_labels(
-    table: pd.DataFrame, labels_csv: Path | None, spo2: str | None, fio2: str | None, keep: np.ndarray
+    table: pd.DataFrame,
+    labels_csv: Path | None,
+    spo2: str | None,
+    fio2: str | None,
+    keep: np.ndarray,
+    patient: str = "patient_id",
 ) -> tuple[pd.Series, list[str]]:
     """The S/F ratio of each clip of a table: a ready column ``sf_ratio``, checked, or made of two columns.
+
+    A CSV that holds both columns, and no ready ratio, is taken before a ready ratio of the table.
 
     Args:
         table: One row a clip.
@@ -87,6 +95,7 @@ def ratio_labels(
         spo2: The column of the oxygen saturation; named, it is taken even where a ready ratio is; None: ``spo2``.
         fio2: The column of the inspired oxygen fraction; None: ``fio2``.
         keep: Which clips may take part, bool [N]; the others are not looked at.
+        patient: The column that says whose a clip is.
 
     Returns:
         The ratio, NA where unknown; notes.
@@ -95,13 +104,16 @@ def ratio_labels(
         SonokitError: A column is not there, or in other units.
     """
     clips = table["clip_id"]
-    if spo2 is None and fio2 is None and has_label(table, LABEL, labels_csv):
-        ready, notes = find_labels(table, LABEL, labels_csv)
+    bare = table.iloc[:, :0]  # what the CSV has by itself
+    both = all(has_label(bare, name, labels_csv) for name in ("spo2", "fio2")) and not has_label(bare, LABEL, labels_csv)
+    if spo2 is None and fio2 is None and not both and has_label(table, LABEL, labels_csv):
+        ready, notes = find_labels(table, LABEL, labels_csv, patient)
         require_ratio(as_numbers(ready.where(keep), clips, LABEL), clips.to_numpy(dtype=str))
         return ready, notes
     names, columns, notes = (spo2 or "spo2", fio2 or "fio2"), [], []
     for name in names:
-        values, said = find_labels(table, name, labels_csv if has_label(table.iloc[:, :0], name, labels_csv) else None)
+        there = labels_csv if has_label(table.iloc[:, :0], name, labels_csv) else None
+        values, said = find_labels(table, name, there, patient)
         columns.append(as_numbers(values.where(keep), clips, name))
         notes += said
     ratio, said = sf_ratio(columns[0], columns[1], clips.to_numpy(dtype=str), spo2_name=names[0], fio2_name=names[1])
@@ -111,7 +123,10 @@ def ratio_labels(
 def _require_per_cent(spo2: np.ndarray, clip_ids: np.ndarray, name: str) -> None:
     known, fraction = ~np.isnan(spo2), (spo2 > 0) & (spo2 <= 1)
     if known.any() and fraction[known].all():
-        raise _fault(name, spo2, fraction, clip_ids, "a fraction, and oxygen saturation is wanted in per cent: multiply by 100")
+        remedy = (
+            "a fraction, and oxygen saturation is wanted in per cent: multiply by 100, unless --spo2 and --fio2 are swapped"
+        )
+        raise _fault(name, spo2, fraction, clip_ids, remedy)
     if fraction.any():
         raise _fault(name, spo2, fraction, clip_ids, "a fraction among per cents: bring the whole column to per cent")
     wrong = _outside(spo2, _SATURATION)

@@ -30,9 +30,11 @@ def predict(
     Args:
         expert: A fitted expert, or its folder.
         store: A store of the extractor that the expert was fitted on; of a store set the final store is read.
-        bank: The store that the expert was fitted on, or its set, for the columns that compare with training clips. Its clips
-            with a known label count (those of the expert's ``where`` and classes; held-out ones among them), or, where the
-            labels came from a CSV and are not in it, all of the expert's ``where``.
+        bank: The store that the expert was fitted on, or its set, for the columns that compare with training clips; one that
+            lacks clips which the expert learnt from is refused. Its clips with a known label count (those of the expert's
+            ``where`` and classes, none that is held out), or, where the labels came from a CSV and are not in it, all of the
+            expert's ``where``. A folder of schema version 1 or 2 keeps neither its ``where`` nor its training clips: all clips
+            of its classes count, and it is not checked whose store it is.
         nearest: How many banked cases to name.
         why: How many contributions to each answer to name, see :mod:`sonokit.experts.report.why`.
 
@@ -46,15 +48,16 @@ def predict(
         With a bank, the most similar training clips, never of the same patient: ``nearest_1`` … (clip_id), each followed by
         ``…_distance`` (one minus the cosine between the clip's mean direction and the banked clip's most similar segment) and,
         where the bank has it, ``…_label``; then ``distance``, to the fifth nearest, and ``out_of_distribution``, 1 where that
-        is beyond the threshold of the fit, which about 5 % of new patients' clips like the training ones exceed (see
-        :mod:`sonokit.experts.external.bank`; absent where the expert keeps no threshold).
+        is beyond the threshold of the fit, which at most 5 % of new patients' clips like the training ones exceed, each patient
+        counted once (see :mod:`sonokit.experts.external.bank`; absent where the expert keeps no threshold).
 
         For several labels the columns are ``<label>``, ``p_<label>`` (of the second class; of more than two
         ``p_<label>_<class>``), ``set_<label>`` and ``<label> at …``, or ``low_<label>`` and ``high_<label>``. With ``why``,
         ``why_1`` … follow (of one label only).
 
     Raises:
-        SonokitError: Not an expert folder, a store or a bank of another extractor, or a head that cannot say why.
+        SonokitError: Not an expert folder, a store or a bank of another extractor, a bank that it was not fitted on, or a head
+            that cannot say why.
     """
     found = expert if isinstance(expert, Expert | MultiExpert) else load_expert(expert)
     final = store.final if isinstance(store, StoreSet) else store
@@ -81,7 +84,7 @@ def expert_features(
 
 def raw_values(expert: Expert, features: ClipFeatures) -> np.ndarray:
     """The head's own [C, K] or [C], to seven digits, as they were when the readout was fitted."""
-    return np.round(expert.values(features.X), 7)
+    return np.round(expert.values(features.X), 7) + 0.0  # no -0.0 of a rounded probability
 
 
 def predicted_table(expert: Expert, features: ClipFeatures) -> pd.DataFrame:
@@ -94,7 +97,7 @@ def predicted_table(expert: Expert, features: ClipFeatures) -> pd.DataFrame:
             columns["low"], columns["high"] = expert.readout.interval.apply(values)
         return pd.DataFrame(columns)
     columns["prediction"] = np.asarray(expert.classes, dtype=object)[values.argmax(axis=1)]
-    shown = values if expert.readout is None else expert.readout.calibrated(values)
+    shown = values if expert.readout is None else expert.readout.calibrated(values) + 0.0
     columns |= {f"p_{name}": shown[:, code] for code, name in enumerate(expert.classes)}
     if expert.readout is None:
         return pd.DataFrame(columns)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..errors import SonokitError
 from ..evaluation.scores import Task
-from .labels import as_numbers, class_names, find_labels, infer_task, order_classes
+from .labels import as_numbers, class_names, find_labels, infer_task, order_classes, require_finite
 from .oxygenation import LABEL as SF_RATIO
 from .oxygenation import ratio_labels
 from .patient_rows import one_row_a_patient, spread_over_patients
@@ -86,6 +86,7 @@ def pose(
     unit: Unit = "clip",
     spo2: str | None = None,
     fio2: str | None = None,
+    held_out: Sequence[str] | np.ndarray = (),
 ) -> Question:
     """Choose the clips of ``table`` (one row a clip) that can answer for ``label``.
 
@@ -99,19 +100,21 @@ def pose(
         labels_csv: See :func:`~sonokit.experts.labels.find_labels`.
         patient: The column that says whose a clip is.
         fewest_patients: A class of fewer patients cannot be in every fold and is left out (ordered levels stay, and so
-            do classes named in ``classes`` if each has two patients).
+            do classes named in ``classes`` if each has two patients). Held-out patients do not count.
         unit: "patient": one row a patient, whose clips must agree in the label.
         spo2: The column of the oxygen saturation in per cent, for ``sf_ratio``.
         fio2: The column of the inspired oxygen fraction, for ``sf_ratio``.
+        held_out: Clips that no fold and no fit will see, str [·]; they take part, to be scored at the end.
 
     Raises:
         SonokitError: The question cannot be asked of this store; the message says why.
     """
     keep, said = _where(table, where or {})
-    labels, notes = _labels(table, label, labels_csv, spo2, fio2, keep)
+    labels, notes = _labels(table, label, labels_csv, spo2, fio2, keep, patient)
     known = labels.notna().to_numpy() & keep
     if not known.any():
         raise SonokitError(f"no clip has a value in {label!r}{said and f' where {said}'}")
+    require_finite(labels[known].infer_objects(), table["clip_id"][known], label)
     if unit == "patient":
         labels = spread_over_patients(labels.where(known), table, patient, label)
         known = labels.notna().to_numpy() & keep
@@ -119,10 +122,12 @@ def pose(
         notes.append(f"{int((keep & ~known).sum())} clips have no {label} and take no part")
     table, labels = table[known].reset_index(drop=True), labels[known].reset_index(drop=True).infer_objects()
     patients, said_patient = _patients(table, patient)
-    members = None
+    members, inside = None, ~np.isin(table["clip_id"].to_numpy(dtype=str), np.asarray(held_out, dtype=str))
     if unit == "patient":
+        away = patients[~inside]
         table, labels, members, said_rows = one_row_a_patient(table, labels, patients)
         patients = table["clip_id"].to_numpy(dtype=str)
+        inside = ~np.isin(patients, away)
         notes += said_rows
     task = task or ("regression" if label == SF_RATIO else infer_task(labels))
     notes += said_patient
@@ -133,7 +138,7 @@ def pose(
             )
         truth = as_numbers(labels, table["clip_id"], label)
         return Question(label, task, (), table, truth, patients, patient, tuple(notes), unit, members)
-    names, said_classes = _usable_classes(labels, patients, task, classes, fewest_patients)
+    names, said_classes = _usable_classes(labels, patients, inside, task, classes, fewest_patients)
     codes = class_names(labels).map({name: code for code, name in enumerate(names)})
     rows = codes.notna().to_numpy()
     notes += said_classes
@@ -142,13 +147,19 @@ def pose(
 
 
 def _labels(
-    table: pd.DataFrame, label: str, labels_csv: Path | None, spo2: str | None, fio2: str | None, keep: np.ndarray
+    table: pd.DataFrame,
+    label: str,
+    labels_csv: Path | None,
+    spo2: str | None,
+    fio2: str | None,
+    keep: np.ndarray,
+    patient: str = "patient_id",
 ) -> tuple[pd.Series, list[str]]:
     if label == SF_RATIO:
-        return ratio_labels(table, labels_csv, spo2, fio2, keep)
+        return ratio_labels(table, labels_csv, spo2, fio2, keep, patient)
     if spo2 is not None or fio2 is not None:
         raise SonokitError(f"--spo2 and --fio2 make the label {SF_RATIO}, and {label!r} is asked for: leave them out")
-    return find_labels(table, label, labels_csv)
+    return find_labels(table, label, labels_csv, patient)
 
 
 def _where(table: pd.DataFrame, where: Mapping[str, str]) -> tuple[np.ndarray, str]:
@@ -171,7 +182,7 @@ def _patients(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
     if column not in table:
         raise SonokitError(f"--patient {column}: the store has no such column; it has: {', '.join(map(str, table))}")
     names = table[column].astype("string")
-    unknown = table["clip_id"][names.isna()]
+    unknown = table["clip_id"][names.str.strip().fillna("") == ""]
     if len(unknown):
         raise SonokitError(
             f"{column} is unknown for {len(unknown)} clips (first {unknown.iloc[0]!r}), so nothing can be evaluated by "
@@ -184,14 +195,16 @@ def _patients(table: pd.DataFrame, column: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _usable_classes(
-    labels: pd.Series, patients: np.ndarray, task: Task, classes: Sequence[str] | None, fewest: int
+    labels: pd.Series, patients: np.ndarray, inside: np.ndarray, task: Task, classes: Sequence[str] | None, fewest: int
 ) -> tuple[list[str], list[str]]:
-    """The classes that can be evaluated, and a note on each that cannot or hardly can."""
+    """The classes that can be evaluated, and a note on each that cannot or hardly can; ``inside`` is nowhere held out."""
     wanted = order_classes(labels, task, classes)
     names = class_names(labels).to_numpy(dtype=object)
-    counts = {name: len(np.unique(patients[names == name])) for name in wanted}
+    counts = {name: len(np.unique(patients[inside & (names == name)])) for name in wanted}
+    closed = [name for name in wanted if not counts[name] and (names == name).any()]
+    notes = [f"class {name} is left out: all its patients are held out, nothing could learn it" for name in closed]
+    wanted = [name for name in wanted if name not in closed]
     few = [name for name in wanted if counts[name] < fewest]
-    notes = []
     asked_for = classes is not None and all(counts[name] >= 2 for name in wanted)  # so that every training side can have it
     if task == "ordinal" or asked_for:
         kind = "level" if task == "ordinal" else "class"

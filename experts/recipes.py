@@ -181,7 +181,9 @@ def _grouped(store: EmbeddingStore, table: pa.Table, owner: str) -> tuple[pa.Tab
         if table[owner].null_count:
             clip = table["clip_id"].filter(pc.is_null(table[owner]))[0].as_py()
             raise SonokitError(f"{owner} of clip {clip!r} is unknown in {store.folder}: fill it in, or take --unit clip")
-        table = table.set_column(table.schema.get_field_index(owner), owner, table[owner].cast(pa.string()))
+        # as a question names its patients: arrow would write a number in another way
+        written = pa.array(table[owner].to_pandas().astype("string"), pa.string(), from_pandas=True)
+        table = table.set_column(table.schema.get_field_index(owner), owner, pa.chunked_array([written]))
         named = table[owner].combine_chunks().dictionary_encode()
         rank = np.argsort(np.argsort(named.dictionary.to_numpy(zero_copy_only=False).astype(str), kind="stable"))
         order = np.argsort(rank[named.indices.to_numpy()], kind="stable")

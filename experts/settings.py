@@ -1,17 +1,25 @@
 """How an expert is fitted and evaluated."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import SonokitError
 from ..evaluation.calibration import Method
 from ..evaluation.conformal import SetKind
 from ..evaluation.readout import ReadoutSettings
 from ..evaluation.scores import Task
+from .oxygenation import LABEL as SF_RATIO
+from .oxygenation import RATIO_BOUNDS
 from .recipes import Unit
 
 if TYPE_CHECKING:
     from .heads.search_settings import SearchSettings
+
+
+USUAL_COLUMNS = ("site", "probe")
+"""By which the scores are told apart where nobody says by what, if the store has them."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class FitSettings:
         classes: Only these classes, in this order.
         patient: The column that says whose a clip is; None: that of the splits, else patient_id.
         folds, repeats: Of the splits, where none are given.
-        draws: Resamples of the patients for the intervals.
+        draws: Resamples of the patients for the intervals, at least 1.
         level: Of the intervals.
         seed: Of the splits, the heads, the forest and the resamples.
         calibration: See :mod:`sonokit.evaluation.calibration`.
@@ -60,7 +68,7 @@ class FitSettings:
     coverage: float = 0.9
     sets: SetKind = "lac"
     by_class: bool = False
-    columns: tuple[str, ...] = ("site", "probe")
+    columns: tuple[str, ...] = USUAL_COLUMNS
     unit: Unit = "clip"
     search: "SearchSettings | None" = None
     spo2: str | None = None
@@ -69,6 +77,9 @@ class FitSettings:
     teacher: Any = None
     unlabelled: Any = None
     teacher_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_draws(self.draws)
 
     @property
     def recipe(self) -> str:
@@ -80,6 +91,17 @@ class FitSettings:
         """The heads in words: an estimator by the name of its class."""
         return tuple(head if isinstance(head, str) else type(head).__name__ for head in self.heads)
 
-    def readout(self) -> ReadoutSettings:
-        """How readouts are fitted."""
-        return ReadoutSettings(self.calibration, self.coverage, self.sets, self.by_class, seed=self.seed)
+    def readout(self, label: str | None = None) -> ReadoutSettings:
+        """How readouts of a label are fitted."""
+        bounds = RATIO_BOUNDS if label == SF_RATIO else (-math.inf, math.inf)
+        return ReadoutSettings(self.calibration, self.coverage, self.sets, self.by_class, seed=self.seed, bounds=bounds)
+
+
+def require_draws(draws: int) -> None:
+    """Refuse to resample the patients less than once.
+
+    Raises:
+        SonokitError: ``draws`` is below 1.
+    """
+    if draws < 1:
+        raise SonokitError(f"--draws {draws}: intervals need at least 1 resample of the patients (2000 are usual)")

@@ -145,4 +145,5 @@ class DistilledHead:
         )
 
     def _read(self, X: np.ndarray) -> np.ndarray:
-        return X if self.columns_ is None else X[:, self.columns_]
+        # in the order of memory that a store's features have, as a head that chooses does: equal to the last digit once loaded
+        return X if self.columns_ is None else np.ascontiguousarray(X[:, self.columns_])

@@ -133,7 +133,7 @@ def find_unlabelled(
             f"{final.folder} has no column {column!r}, so nobody can tell whether its clips are of tested patients: "
             "extract it from a manifest with that column"
         )
-    rows = table[_without_label(table, question.label, labels_csv) & _matches(table, where or {})]
+    rows = table[_without_label(table, question, labels_csv) & _matches(table, where or {})]
     away = np.concatenate([np.asarray(splits.held_out, dtype=str), [] if held_out is None else held_out]).astype(str)
     if unlabelled is not None:
         away = np.concatenate([away, held_out_by_column(table, column)[0]])
@@ -159,15 +159,16 @@ def _as_question(rows: pd.DataFrame, question: Question) -> Question:
     return replace(question, table=rows, truth=truth, patients=patients, members=members, notes=())
 
 
-def _without_label(table: pd.DataFrame, label: str, labels_csv: Path | None) -> np.ndarray:
+def _without_label(table: pd.DataFrame, question: Question, labels_csv: Path | None) -> np.ndarray:
     """Whether nobody said anything of the label, bool [C]."""
+    label = question.label
     if label not in table and labels_csv is None:
         return np.ones(len(table), dtype=bool)
     known = np.zeros(len(table), dtype=bool) if label not in table else table[label].notna().to_numpy()
     if labels_csv is None:
         return ~known
     try:
-        found, _ = find_labels(table, label, labels_csv)
+        found, _ = find_labels(table, label, labels_csv, question.patient_column)
     except SonokitError:  # a second store may well share no clip with the CSV, which the question has read without fault
         return ~known
     return found.isna().to_numpy()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ...clips.held_out_column import held_out_by_column
 from ...errors import SonokitError
 from ...features.store import EmbeddingStore
 from ..labels import as_numbers, class_names
@@ -16,19 +17,29 @@ from ..question import _labels as labels_of  # the same labels, refusals and not
 from ..question import _patients as patients_of
 from ..question import _where as rows_where
 from ..recipes import clip_table
+from .known_clips import content_numbers
+from .training_store import require_training_store
 
 if TYPE_CHECKING:
     from ..folder import Expert
 
 
+_BY_CLIP = (
+    "intervals are by clip, not by patient: where a patient has several clips they are too narrow, so the verdict does not say "
+    "that the expert holds; name the column of the patients with --patient"
+)
+
+
 def banked_clips(expert: "Expert", store: EmbeddingStore) -> pd.DataFrame:
     """The clips of its training store that an expert may be compared with, one row each.
 
-    Those that its ``where`` lets in and whose label it could learn from. Where the labels came from a CSV and the store has no
-    such column, all that ``where`` lets in. Names of the clips that it was fitted on are not kept with an expert.
+    Those that its ``where`` lets in and whose label it could learn from, and none that is held out. Where the labels came from
+    a CSV and the store has no such column, all that ``where`` lets in. Names of the clips that it was fitted on are not kept
+    with an expert.
 
     Raises:
-        SonokitError: There is none.
+        SonokitError: There is none, or the store is not what the expert was fitted on, or its column ``split`` has a patient on
+            both sides.
     """
     table = clip_table(store)
     keep, _ = rows_where(table, {} if expert.reference is None else expert.reference.where)
@@ -39,8 +50,12 @@ def banked_clips(expert: "Expert", store: EmbeddingStore) -> pd.DataFrame:
             owners = table[expert.patient].astype("string")
             known = owners.isin(owners[known].dropna()).to_numpy(dtype=bool)
         keep &= known if known.any() else True
+    keep &= ~table["clip_id"].isin(held_out_by_column(table, expert.patient)[0]).to_numpy(dtype=bool)
+    if expert.reference is not None:
+        keep &= ~np.isin(content_numbers(table["content_hash"]), expert.reference.held_out_contents)
     if not keep.any():
         raise SonokitError(f"{store.folder} has no clip that the expert for {expert.label} could have learnt from")
+    require_training_store(expert, store, table, int(keep.sum()))
     return table[keep].reset_index(drop=True)
 
 
@@ -98,7 +113,7 @@ def external_cases(
     """
     column, owner, table = label or expert.label, patient or expert.patient, clip_table(store)
     keep, _ = rows_where(table, where or {})
-    labels, notes = labels_of(table, column, labels_csv, spo2, fio2, keep)
+    labels, notes = labels_of(table, column, labels_csv, spo2, fio2, keep, owner)
     if expert.unit == "patient":
         labels = spread_over_patients(labels.where(keep), table, owner, column)
     trained_on = keep & table["extractor_trained_on"].fillna(False).to_numpy(dtype=bool)
@@ -113,6 +128,7 @@ def external_cases(
     notes += [f"{without} clips have no {column} and take no part"] if without else []
     table, labels = table[known].reset_index(drop=True), labels[known].reset_index(drop=True).infer_objects()
     owners, said = patients_of(table, owner)
+    said = [_BY_CLIP] if owner == "clip_id" else said  # instead of what a fit says of its folds
     rows, clips, labels, owners = _by_case(expert, table, labels, owners)
     truth, unknown = _truth(expert, labels, rows, column)
     names, told = rows["clip_id"].to_numpy(dtype=str), ~np.isnan(truth)
@@ -127,37 +143,6 @@ def external_cases(
     codes = np.where(told, truth, 0).astype(np.float64 if expert.task == "regression" else np.int64)
     cases = ExternalCases(rows, clips, names, owners, owner, codes, (*notes, *said), unknown)
     return cases.select(told)
-
-
-def without_training(cases: ExternalCases, training: pd.DataFrame, patient: str) -> ExternalCases:
-    """Leave out every patient who is, by name or by an identical file, among the training clips too.
-
-    Args:
-        cases: Of the other hospital.
-        training: From :func:`banked_clips`.
-        patient: The column that says whose a training clip is.
-
-    Raises:
-        SonokitError: Nobody is left.
-    """
-    by_name = np.isin(cases.patients, training[patient].dropna().astype(str).to_numpy(dtype=str))
-    twice = cases.clips["content_hash"].isin(training["content_hash"]).to_numpy(dtype=bool)
-    same_file = np.isin(cases.names, cases.clips["case"].to_numpy(dtype=str)[twice])
-    by_file = np.isin(cases.patients, cases.patients[same_file])
-    both = by_name | by_file
-    if not both.any():
-        return cases
-    if both.all():
-        raise SonokitError(
-            "every patient here is among the training clips too (by name or by an identical file): this is no external "
-            "evidence. If only the names coincide, give the patients of one hospital a prefix"
-        )
-    people, named, filed = (len(np.unique(cases.patients[rows])) for rows in (both, by_name, by_file))
-    return cases.select(
-        ~both,
-        f"{people} patients are among the training clips too ({named} by name, {filed} by an identical file) and are left out: "
-        "they are no external evidence",
-    )
 
 
 def _by_case(

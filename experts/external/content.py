@@ -11,8 +11,15 @@ from ...run_folder import append_metrics, require_same_config, write_config
 from ..report.words import SCORE_TITLES, show
 from .evaluate import Evaluation
 
+HERE = "this expert, here"
+"""The first row of a table, and of the picture of the scores."""
+
 MINUS = "here minus home"
 """The row of a table whose figures are differences."""
+
+
+AS_THE_HEAD = "as the head gives it, all classes counted alike"
+"""What a mean prediction is of: raw probabilities, before the calibration knows how frequent the classes are."""
 
 
 def evaluation_table(content: dict[str, Any], width: int = 118) -> str:
@@ -77,6 +84,8 @@ def headline(content: dict[str, Any]) -> str:
     where = "".join(f", {column}={value}" for column, value in content["where"].items())
     classes = f" ({', '.join(content['classes'])})" if content["classes"] else ""
     cases = "patients" if content["unit"] == "patient" else f"clips of {data['patients']} patients"
+    if content["patient"] == "clip_id":
+        cases = "clips of unknown patients"
     sites = "" if not data["sites"] else " at 1 site" if data["sites"] == 1 else f" at {data['sites']} sites"
     return f"{content['label']}{classes}{where}, elsewhere: {data['clips']} {cases}{sites}; nothing was fitted on them"
 
@@ -89,7 +98,7 @@ def score_names(content: dict[str, Any]) -> list[str]:
 def score_rows(content: dict[str, Any]) -> list[tuple[str, dict[str, Any] | None]]:
     """Title and scores of every line of the table; floors that were not measured have none."""
     home = f"at home ({content['home']['patients']} patients, cross-validated)"
-    rows = [("expert, here", content["scores"]), (home, content["home"]["scores"])]
+    rows = [(HERE, content["scores"]), (home, content["home"]["scores"])]
     rows.append((MINUS, content["here_minus_home"]))
     return rows + [(f"floor: {floor['title']}", floor.get("scores")) for floor in content["floors"]]
 
@@ -121,7 +130,8 @@ def trust_lines(content: dict[str, Any]) -> list[str]:
 def drift_lines(drift: dict[str, Any]) -> list[str]:
     """What is different here, a line a kind."""
     labels, predicted, features, files = (drift[name] for name in ("labels", "predictions", "features", "metadata"))
-    lines = [f"labels, home -> here: {_moved(labels)}", f"mean prediction, home -> here: {_moved(predicted)}"]
+    raw = "" if "mean" in predicted["home"] and "top" not in predicted else f" ({AS_THE_HEAD})"
+    lines = [f"labels, home -> here: {_moved(labels)}", f"mean prediction{raw}, home -> here: {_moved(predicted)}"]
     line = (
         f"features: {features['share']:.1%} of {features['features']} shifted by more than half a standard deviation; chance "
         f"alone gives up to {features['expected']:.1%}"
@@ -138,8 +148,8 @@ def drift_lines(drift: dict[str, Any]) -> list[str]:
         lines.append(
             f"beyond the training clips: {beyond['reason']}"
             if "reason" in beyond
-            else f"beyond the training clips: {show(beyond['share'])} of the clips, each patient counted once; "
-            f"{beyond['promised']:.0%} of clips like them would be"
+            else f"beyond the training clips: {show(beyond['share'])} of the clips, each patient counted once; of clips like "
+            f"them at most {beyond['promised']:.0%} would be"
         )
     if "told_apart" in drift:
         lines.append(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ...clips.held_out_column import held_out_by_column
 from ...errors import SonokitError
 from ...evaluation.bootstrap import interval
 from ...evaluation.by_group import group_names
@@ -19,10 +20,11 @@ from ...features.store import EmbeddingStore, StoreSet
 from ..floors import floor_entries
 from ..folder import Expert, load_single_expert
 from ..predict import expert_features, predicted_table, raw_values
-from ..recipes import ClipFeatures
+from ..recipes import ClipFeatures, clip_table
 from ..report.trust import trust_entries
+from ..settings import require_draws
 from .bank import open_bank, read_units
-from .cases import ExternalCases, banked_clips, external_cases, without_training
+from .cases import ExternalCases, banked_clips, external_cases
 from .drift import (
     exchanged_share,
     feature_shift,
@@ -34,12 +36,14 @@ from .drift import (
     tell_apart,
 )
 from .floors import Training, external_floors
+from .known_clips import fair_cases, known_contents
 from .reference import Reference
 from .verdict import verdict
 
 SCHEMA_VERSION = 1
 
 _ERROR_DRAWS = 199
+_FEWEST_AT_HOME = 2  # patients, to be told apart from those here by folds of patients
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     """Score a finished expert on another hospital's labelled store.
 
+    Patients whom the expert learnt from, or who are held out from it, are left out: this is no way to the held-out part.
+
     Args:
         expert: The expert, or its folder.
         store: The other hospital's, made by the extractor that the expert reads; of a store set the final one.
@@ -76,13 +82,14 @@ def evaluate(
         spo2: The column of the oxygen saturation, for an S/F ratio (see :mod:`sonokit.experts.oxygenation`).
         fio2: The column of the inspired oxygen fraction, for an S/F ratio.
         columns: By which the scores are told apart, where the store has them.
-        draws: Resamples of the patients.
+        draws: Resamples of the patients, at least 1.
         level: Of the intervals.
         seed: Of all that is drawn; the same seed gives the same figures.
 
     Raises:
         SonokitError: The expert cannot be asked of this store; the message says why and what to do.
     """
+    require_draws(draws)
     found = expert if isinstance(expert, Expert) else load_single_expert(expert)
     if found.reference is None:
         raise SonokitError("this expert does not say what its training clips were like: fit it again with this sonokit")
@@ -93,8 +100,7 @@ def evaluate(
         found, here, label=label, labels_csv=Path(labels_csv) if labels_csv else None, where=where, patient=patient,
         spo2=spo2, fio2=fio2,
     )  # fmt: skip
-    if training is not None:
-        cases = without_training(cases, training.clips, found.patient)
+    cases = fair_cases(found, cases, here, training)
     drawing: dict[str, Any] = {"n": draws, "seed": seed, "level": level}
     clip_ids = cases.clips["clip_id"].to_numpy(dtype=str)
     features = expert_features(found, here, patient=cases.patient_column, only=clip_ids)
@@ -112,6 +118,7 @@ def evaluate(
         "task": found.task,
         "classes": list(found.classes),
         "unit": found.unit,
+        "patient": cases.patient_column,
         "primary": found.reference.primary,
         "where": dict(where or {}),
         "settings": {"draws": draws, "seed": seed, "level": level, "against": training is not None},
@@ -127,7 +134,7 @@ def evaluate(
         "calibration_error": None if reading is None else _calibration_error(found.reference, predictions, reading, seed),
         "drift": _drift(found, cases, told, values, training, beyond, drawing),
         "confusion": _confusion(predictions),
-        "notes": [*cases.notes, *_notes(found, cases, training is not None)],
+        "notes": [*cases.notes, *_notes(found, cases, training is not None), *_unknown_at_home(found, training)],
     }
     content["verdict"] = verdict(content)
     return Evaluation(content, _table(found, told, cases, beyond))
@@ -138,7 +145,8 @@ def _training(expert: Expert, against: EmbeddingStore | StoreSet | None) -> Trai
         return None
     there = against.final if isinstance(against, StoreSet) else against
     expert.require_same_store(there)
-    return Training(there, banked_clips(expert, there))
+    table = clip_table(there)
+    return Training(there, banked_clips(expert, there), known_contents(table, held_out_by_column(table, expert.patient)[0]))
 
 
 def _groups(cases: ExternalCases, columns: Sequence[str]) -> dict[str, np.ndarray]:
@@ -223,6 +231,8 @@ def _drift(
     )
     seed = drawing["seed"]
     home, owners = _home_features(expert, training)
+    if len(np.unique(owners)) < _FEWEST_AT_HOME:
+        return found
     at_home, now = some_rows(owners, seed), some_rows(cases.patients, seed)
     sides = home[at_home], owners[at_home], told.X[now], cases.patients[now]
     found["features"]["exchanged"] = exchanged_share(*sides, seed=seed)
@@ -231,11 +241,27 @@ def _drift(
 
 
 def _home_features(expert: Expert, training: Training) -> tuple[np.ndarray, np.ndarray]:
-    """Features [M, F] of the training cases and whose they are [M]."""
-    features = expert_features(expert, training.store, only=training.clip_ids)
+    """Features [M, F] of the training cases whose patients are known, and whose they are [M]."""
+    owners = training.owners(expert)
+    known = owners != ""
+    if not known.any():
+        return np.empty((0, 0)), owners[known]
+    features = expert_features(expert, training.store, only=training.clip_ids[known])
     if expert.unit == "patient":
         return features.X, features.clip_ids
-    return features.rows(training.clip_ids), training.owners(expert)
+    return features.rows(training.clip_ids[known]), owners[known]
+
+
+def _unknown_at_home(expert: Expert, training: Training | None) -> list[str]:
+    """A note where clips of the training store are nobody's: together they would look like one large patient."""
+    owners = np.empty(0, dtype=str) if training is None else training.owners(expert)
+    without = int((owners == "").sum())
+    if not without:
+        return []
+    return [
+        f"{without} clips of the training store have no {expert.patient}: how well the two hospitals can be told apart, and "
+        "what exchanging patients gives, is measured without them"
+    ]
 
 
 def _confusion(found: Predictions) -> list[list[float]] | None:
@@ -255,8 +281,9 @@ def _notes(expert: Expert, cases: ExternalCases, has_training: bool) -> list[str
         )
     if not has_training:
         notes.append(
-            "without the training store (--against) it could not be checked whether patients here are among the training "
-            "clips, which clips lie beyond these, nor what file metadata or a random network would reach"
+            "without the training store (--against) patients of the training are known by identical files only, not by name, "
+            "and it could not be checked which clips lie beyond the training clips, nor what file metadata or a random network "
+            "would reach"
         )
     if expert.readout is None:
         notes.append("the expert is of an older sonokit: it has no calibrated probabilities, sets or operating points to check")

@@ -25,10 +25,17 @@ _NO_STORE = "the training store was not given (--against)"
 
 @dataclass(frozen=True)
 class Training:
-    """The store that an expert was fitted on, where it is at hand, and the clips that count as its cases."""
+    """The store that an expert was fitted on, where it is at hand, and the clips that count as its cases.
+
+    Attributes:
+        store: All of it.
+        clips: One row a case, none of them held out.
+        held_out_contents: What its column ``split`` holds out, see :mod:`~sonokit.experts.external.known_clips`; uint64 [·].
+    """
 
     store: EmbeddingStore
     clips: pd.DataFrame
+    held_out_contents: np.ndarray
 
     @property
     def clip_ids(self) -> np.ndarray:
@@ -37,7 +44,7 @@ class Training:
 
     def owners(self, expert: Expert) -> np.ndarray:
         """Whose each is, str [C], empty where unknown."""
-        return self.clips[expert.patient].astype("string").fillna("").to_numpy(dtype=str)
+        return self.clips[expert.patient].astype("string").fillna("").str.strip().to_numpy(dtype=str)
 
 
 def external_floors(

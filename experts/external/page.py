@@ -3,52 +3,63 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ..report.drawing import BLUE, GREY, one, png, spaced, wrapped
 from ..report.figures import confusion_figure, scatter_figure, scores_figure, with_direction
+from ..report.page import render
 from ..report.plots import trust_pictures
-from ..report.words import SCORE_TITLES, show
-from .content import MINUS, drift_lines, headline, score_names, score_rows, trust_lines
+from ..report.words import SCORE_TITLES
+from .content import AS_THE_HEAD, HERE, MINUS, drift_lines, headline, score_names, score_rows, trust_lines
+from .drift import SHIFTED
 
 
 def page(content: dict[str, Any], predictions: pd.DataFrame) -> str:
     """The page as HTML, from the content of evaluation.json and the table of predictions.csv."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    names = score_names(content)
-    return environment.get_template("evaluation.html.j2").render(
+    names, largest = score_names(content), content["drift"]["features"]["largest"]
+    return render(
+        "evaluation.html.j2",
+        Path(__file__).parent,
         content=content,
         headline=headline(content),
         names=names,
         titles={name: with_direction(name) for name in names},
-        rows=[(title, scores) for title, scores in score_rows(content) if scores],
-        unmeasured=[floor for floor in content["floors"] if "reason" in floor],
+        rows=_rows(content),
+        resampled="clips" if content["patient"] == "clip_id" else "patients",
         trust=trust_lines(content),
-        drift=drift_lines(content["drift"]),
-        largest=content["drift"]["features"]["largest"],
-        show=show,
-        minus=MINUS,
+        drift=[line.replace("->", "→") for line in drift_lines(content["drift"])],
+        largest=largest if any(abs(entry["difference"]) > SHIFTED for entry in largest) else [],
         pictures=[(title, text, png(figure)) for title, text, figure in _pictures(content, predictions)],
     )
 
 
+def _rows(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the table of scores, as the macro of a report's page takes them; what was not measured last."""
+    rows: list[dict[str, Any]] = [
+        {"title": title, "kind": "expert" if title == HERE else "floor", "scores": scores, "signed": title == MINUS}
+        for title, scores in score_rows(content)
+        if scores
+    ]
+    unmeasured = [floor for floor in content["floors"] if "reason" in floor]
+    return rows + [{"title": f"floor: {floor['title']}", "kind": "floor", "reason": floor["reason"]} for floor in unmeasured]
+
+
 def _pictures(content: dict[str, Any], predictions: pd.DataFrame) -> list[tuple[str, str, Figure]]:
     home = {"name": "home", "title": "at home", "scores": content["home"]["scores"]}
-    told = {**content, "floors": [home, *content["floors"]], "held_out": None}
+    told = {**content, "floors": [home, *content["floors"]], "held_out": None, "expert_title": HERE}
     pictures = [("Here, at home, and the floors", "Bars are intervals over patients.", scores_figure(told))]
     if content["task"] == "regression":
         both = {"truth": predictions["truth"].tolist(), "values": [predictions["prediction"].tolist()]}
-        pictures.append(
-            ("Truth and prediction", "Each case.", scatter_figure({"label": content["label"], "predictions": both}))
-        )
+        scatter = scatter_figure({"label": content["label"], "predictions": both})
+        scatter.axes[0].set_ylabel("predicted")  # by the finished expert: there are no folds here
+        pictures.append(("Truth and prediction", "Each case.", scatter))
     else:
         text = "Cases a cell; colour is the row's share."
         pictures.append(("Confusion", text, confusion_figure(content)))
-        pictures.append(("Classes", "Share of the cases, and mean predicted probability.", shares_figure(content["drift"])))
+        text = f"Share of the cases, and mean predicted probability ({AS_THE_HEAD})."
+        pictures.append(("Classes", text, shares_figure(content["drift"])))
     if content["trust"] is not None:
         trust = {**content["trust"], "operating_points": content["trust"].get("operating_points", [])}
         pictures += [

@@ -1,16 +1,18 @@
 """What an expert folder keeps of its training clips, so that it can tell elsewhere whether clips are still like them.
 
-Numbers over all clips only: counts, means, quantiles, a threshold. No name of a clip or a patient, and no clip's embedding, so
-that the folder can leave the hospital where the training store cannot.
+Numbers over all clips: counts, means, quantiles, a threshold; and of each clip a number made of its file's hash, by which its
+file is recognised where somebody has it. No name of a clip or a patient, and no clip's embedding, so that the folder can leave
+the hospital where the training store cannot.
 
     reference.json    counts, distributions, scores
-    reference.npz     statistics of each feature and each dimension of the embedding (read without pickles)
+    reference.npz     statistics of each feature and each dimension of the embedding, the numbers (read without pickles)
 """
 
 import json
 import math
+import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,14 @@ from ...evaluation.scores import PRIMARY, Task
 from ...features.store import EmbeddingStore
 from ..recipes import clip_features, clip_table
 from .bank import Nearness, measure_nearness, nearness_from_dict
+from .known_clips import known_contents
 
 SCHEMA_VERSION = 1
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 TOP_BINS = 10
 METADATA = ("site", "probe", "container")
 
+_ARRAYS, _CONTENTS = ("features", "embedding"), ("training_contents", "held_out_contents")
 _DRAWN = 101  # points at which the distribution of a resampled score is kept
 
 
@@ -54,6 +58,9 @@ class Reference:
         scores: Score -> ``value``, ``low``, ``high``, and ``quantiles`` of its resamples (at 0, 1, … 100 %; None where it has
             none), out of fold.
         nearness: See :class:`~sonokit.experts.external.bank.Nearness`; None with one patient.
+        training_contents: Numbers of the clips that were learnt from, uint64 [·], see
+            :mod:`~sonokit.experts.external.known_clips`; none in folders of an older sonokit.
+        held_out_contents: Those of the clips that were held out, uint64 [·].
     """
 
     task: Task
@@ -69,6 +76,8 @@ class Reference:
     metadata: dict[str, Any]
     scores: dict[str, Any]
     nearness: Nearness | None
+    training_contents: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    held_out_contents: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
 
     @property
     def primary(self) -> str:
@@ -103,7 +112,7 @@ def make_reference(
     store: EmbeddingStore, clip_ids: np.ndarray, patients: np.ndarray, truth: np.ndarray, classes: tuple[str, ...],
     features: np.ndarray, predictions: Predictions, *, names: tuple[str, ...], where: Mapping[str, str] | None = None,
     unit: str = "clip", patient: str = "patient_id", banked: np.ndarray | None = None,
-    draws: int = 2000, level: float = 0.95, seed: int = 0,
+    held_out: np.ndarray | None = None, draws: int = 2000, level: float = 0.95, seed: int = 0,
 ) -> Reference:  # fmt: skip
     """Sum up the clips that an expert was fitted on.
 
@@ -120,6 +129,7 @@ def make_reference(
         unit: What a row is, "clip" or "patient".
         patient: The column that says whose a clip is.
         banked: Every clip behind these rows, str [M]; None: ``clip_ids``, or all clips of the patients.
+        held_out: The clips that are held out, str [·]; None for none.
         draws: Resamples of the patients for the scores' distribution.
         level: Of their intervals.
         seed: Of the resampling.
@@ -128,6 +138,7 @@ def make_reference(
     if banked is None:
         key = patient if unit == "patient" else "clip_id"
         banked = table["clip_id"].to_numpy(dtype=str)[table[key].astype("string").isin(clip_ids.tolist()).to_numpy(dtype=bool)]
+    closed = known_contents(table, np.empty(0, dtype=str) if held_out is None else held_out)
     table = table[table["clip_id"].isin(banked.tolist())]
     return Reference(
         task=predictions.task, classes=tuple(classes), where=dict(where or {}), clips=len(clip_ids),
@@ -137,6 +148,7 @@ def make_reference(
         metadata=metadata_distribution(table),
         scores=_scores(predictions, draws, level, seed),
         nearness=measure_nearness(store, np.asarray(clip_ids), banked, unit=unit, patient=patient, seed=seed),
+        training_contents=known_contents(table, banked), held_out_contents=closed,
     )  # fmt: skip
 
 
@@ -150,7 +162,7 @@ def save_reference(reference: Reference, folder: Path) -> None:
     }  # fmt: skip
     write_json(folder / "reference.json", plain)
     with atomic_path(folder / "reference.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, features=reference.features, embedding=reference.embedding)
+        np.savez(file, **{name: getattr(reference, name) for name in (*_ARRAYS, *_CONTENTS)})
 
 
 def load_reference(folder: Path) -> Reference | None:
@@ -168,11 +180,11 @@ def load_reference(folder: Path) -> Reference | None:
         if version > SCHEMA_VERSION:
             raise SonokitError(f"{file} has schema version {version}, this sonokit knows {SCHEMA_VERSION}: update sonokit")
         with np.load(folder / "reference.npz", allow_pickle=False) as arrays:
-            plain |= {name: arrays[name] for name in ("features", "embedding")}
+            plain |= {name: arrays[name] for name in (*_ARRAYS, *_CONTENTS) if name in arrays or name in _ARRAYS}
         nearness = plain.pop("nearness")
         plain |= {name: tuple(plain[name]) for name in ("classes", "feature_names")}
         return Reference(**plain, nearness=None if nearness is None else nearness_from_dict(nearness))
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as fault:
         raise SonokitError(f"{file} or reference.npz is damaged ({fault}): fit the expert again") from fault
 
 

@@ -5,7 +5,9 @@
 - worse: the interval of "here minus home" lies below 0.
 - too few: that interval holds 0 and reaches further than 0.15 below it (an error: as above), or there are fewer than 20
   patients, or fewer than 5 of a class: resamples of so few are alike, and their intervals too narrow to say that it holds.
-- better: the interval lies above 0. Holds: it holds 0.
+- better: the interval lies above 0. Holds: it holds 0. Neither is said of cases whose patients are not known (--patient
+  clip_id): intervals by clip are too narrow where a patient has several clips. Without the training store both are to look
+  at only, because patients here may have been trained on.
 - calibrate anew: the calibration error is larger than chance gives in 95 of 100 draws, or the interval of the conformal
   coverage lies below the promise.
 - looks different: the interval of the share of clips beyond the training clips lies above what is promised for clips like
@@ -23,6 +25,7 @@ _TOO_WIDE, _TOO_WIDE_ERROR = 0.15, 0.5
 _SHIFTED_SHARE = 0.1
 _ALPHA = 0.05
 _FEWEST_PATIENTS, _FEWEST_OF_CLASS = 20, 5
+_UNCHECKED = "Whether patients here were trained on was not checked: give --against."
 
 
 def verdict(content: dict[str, Any]) -> dict[str, str]:
@@ -33,27 +36,30 @@ def verdict(content: dict[str, Any]) -> dict[str, str]:
         also.append("its probabilities and sets must be calibrated anew here")
     if _looks_different(content["drift"]):
         also.append("these clips look different from the training clips")
+    unchecked = outcome in ("better", "holds") and not content["settings"]["against"]
     level: Level = {"worse": "stop", "floor": "stop", "few": "not measured"}.get(outcome, "fine")  # type: ignore[assignment]
-    if also and level == "fine":
+    if (also or unchecked) and level == "fine":
         level = "look"
     joined = " and ".join(also)
-    return {"level": level, "outcome": outcome, "sentence": f"{said} {joined[:1].upper()}{joined[1:]}." if also else said}
+    sentences = [said, *([f"{joined[:1].upper()}{joined[1:]}."] if also else []), *([_UNCHECKED] if unchecked else [])]
+    return {"level": level, "outcome": outcome, "sentence": " ".join(sentences)}
 
 
 def _score(content: dict[str, Any]) -> tuple[str, str]:
     name = content["primary"]
     title, here, home = SCORE_TITLES[name], content["scores"][name], content["home"]["scores"].get(name)
     at = f"{title} {show(here)} here"
-    patients = content["data"]["patients"]
+    by_clip = content["patient"] == "clip_id"
+    patients = f"{content['data']['patients']} {'clips' if by_clip else 'patients'}"
     limit = _TOO_WIDE_ERROR * abs(home["value"]) if home and name in LOWER_IS_BETTER else _TOO_WIDE
     of_use, reach = _above_floor(content, name)
     if not of_use and reach > limit:
-        return "few", f"{patients} patients are too few to say whether the expert is of use here: {at}."
+        return "few", f"{patients} are too few to say whether the expert is of use here: {at}."
     if not of_use:
         return "floor", f"No use is shown here: {at}, not shown to be better than {_floor_in_words(content, name)}."
     difference = content["here_minus_home"].get(name)
     if home is None or difference is None or difference["low"] is None:
-        return "few", f"There is nothing to compare with at home, or too few patients ({patients}): {at}."
+        return "few", f"There is nothing to compare with at home, or too little here ({patients}): {at}."
     against = f"{show(home)} at home, here minus home {show(difference, signed=True)}"
     worse = difference["low"] > 0 if name in LOWER_IS_BETTER else difference["high"] < 0
     better = difference["high"] < 0 if name in LOWER_IS_BETTER else difference["low"] > 0
@@ -61,7 +67,10 @@ def _score(content: dict[str, Any]) -> tuple[str, str]:
         return "worse", f"The expert is worse here than at home: {at}, {against}."
     wide = (difference["high"] if name in LOWER_IS_BETTER else -difference["low"]) > limit
     if wide or _too_few(content["data"]):
-        return "few", f"{patients} patients are too few to say whether the expert holds here: {at}, {against}."
+        return "few", f"{patients} are too few to say whether the expert holds here: {at}, {against}."
+    if by_clip:
+        said = f"Whether the expert holds here cannot be said of {patients} of unknown patients"
+        return "few", f"{said}, because intervals by clip are too narrow: {at}, {against}."
     if better:
         return "better", f"The expert is not worse here than at home: {at}, {against}."
     return "holds", f"The expert holds here: {at}, {against}."

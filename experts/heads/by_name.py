@@ -14,6 +14,7 @@ It standardises inside itself, so that nothing about the test rows can enter. ``
 
 import functools
 import json
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from .linear import LinearHead
 from .ordinal import OrdinalHead
 from .own import OwnHead, estimator_from_name
 from .search_settings import SearchSettings
+from .trusted_files import untrusted_types
 
 HEADS = ("linear", "mlp", "xgboost")
 
@@ -97,6 +99,13 @@ def load_head(folder: Path, trusted: Collection[str] = ()) -> Any:
     if name not in HEADS:
         raise SonokitError(f"{folder}/head.json names the head {name!r}, which this sonokit does not know: update sonokit")
     return _head_class(name).load(folder)
+
+
+def needs_trust(head: Any) -> tuple[str, ...]:
+    """Types that must be named as ``trusted`` to load a fitted head once it is saved, sorted; empty for the heads of HEADS."""
+    with tempfile.TemporaryDirectory() as folder:
+        head.save(Path(folder))
+        return tuple(sorted({name for file in Path(folder).rglob("own.skops") for name in untrusted_types(file)}))
 
 
 def _wanted(heads: tuple[Any, ...]) -> list[Any]:

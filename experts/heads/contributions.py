@@ -27,7 +27,8 @@ def contributions(head: Any, X: np.ndarray) -> np.ndarray | None:
     Returns:
         float64 [N, K, F + 1], the constant last; the last axis sums to the margin. K is the number of classes that the head
         knows (each class's score before the softmax), 1 for two classes (log-odds of the second), 1 for a number (its
-        units), and for ordered classes the number of thresholds (log-odds of being above each). None for a head without.
+        units), and for ordered classes the number of thresholds (log-odds of being above each, as that threshold's own model
+        gives it, before the thresholds' probabilities are put in order). None for a head without.
     """
     if isinstance(head, OrdinalHead):
         return _of_thresholds(head, X)

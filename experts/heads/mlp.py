@@ -135,7 +135,7 @@ class MLPHead(BaseEstimator):
         basis = None if reduced is None else torch.from_numpy(reduced[1].astype(np.float32))  # [F, D]
         random = torch.Generator().manual_seed(self.seed)
         whole, network = _started(scaled.shape[1], self.hidden, targets.shape[1], self.dropout, basis, self.seed)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        optimiser = _AdamW(list(network.parameters()), self.learning_rate, self.weight_decay)
         batches = math.ceil(len(inputs) / self.batch_size)
         done = 0
         for stage in stages:
@@ -148,7 +148,7 @@ class MLPHead(BaseEstimator):
             yield
 
     def _pass(
-        self, network: nn.Sequential, optimiser: torch.optim.Optimizer, inputs: Tensor, targets: Tensor, random: torch.Generator
+        self, network: nn.Sequential, optimiser: "_AdamW", inputs: Tensor, targets: Tensor, random: torch.Generator
     ) -> None:
         """Once over all rows: inputs [N, D], targets [N, K or 1]."""
         first, _, _, last = network
@@ -163,9 +163,7 @@ class MLPHead(BaseEstimator):
                 loss = nn.functional.mse_loss(outputs, targets[rows])
             else:
                 loss = -(targets[rows] * outputs.log_softmax(dim=1)).sum(dim=1).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            optimiser.step(loss)
 
     def _targets(self, y: np.ndarray) -> Tensor:
         """[N, 1] standardised, or [N, K]: the share of each class times the weight that lets all classes count alike."""
@@ -180,6 +178,29 @@ class MLPHead(BaseEstimator):
     def _outputs(self, X: np.ndarray) -> Tensor:
         inputs = (np.asarray(X, dtype=np.float32) - self.mean_) / self.scale_
         return self.network_(torch.from_numpy(inputs))
+
+
+class _AdamW:
+    """``torch.optim.AdamW(…, fused=True)`` to the last bit, by the kernel that it calls itself.
+
+    Importing the optimisers' own class pulls torch's compiler in, which takes longer than many a head.
+    """
+
+    def __init__(self, parameters: list[Tensor], learning_rate: float, weight_decay: float) -> None:
+        self.parameters, self.learning_rate, self.weight_decay = parameters, learning_rate, weight_decay
+        self.means, self.squares = ([torch.zeros_like(one) for one in parameters] for _ in range(2))
+        self.steps = [torch.zeros(()) for _ in parameters]
+
+    def step(self, loss: Tensor) -> None:
+        """One step down the gradient of ``loss``."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        with torch.no_grad():
+            for done in self.steps:
+                done += 1
+            torch._fused_adamw_(
+                self.parameters, list(gradients), self.means, self.squares, [], self.steps, lr=self.learning_rate, beta1=0.9,
+                beta2=0.999, weight_decay=self.weight_decay, eps=1e-8, amsgrad=False, maximize=False,
+            )  # fmt: skip
 
 
 @contextmanager

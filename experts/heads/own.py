@@ -9,7 +9,8 @@ import ast
 import importlib
 import inspect
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,31 +52,24 @@ class OwnHead(BaseEstimator):
         """Fit on X [N, F], y [N] or soft targets [N, K]; ``groups`` go to an estimator that takes them (a grouped search).
 
         Raises:
-            SonokitError: It cannot do what the task asks, or soft targets are given and it takes no weights.
+            SonokitError: It cannot do what the task asks, or soft targets are given and it takes no weights, or it refuses
+                its settings or the data.
         """
         self.require_fit_for_task()
-        self.model_ = _seeded(clone(self.estimator), self.seed)
-        wanted = {"groups": groups} if groups is not None and _takes_groups(self.model_) else {}
-        if self.task == "regression":
-            self.model_.fit(X, y, **wanted)
-            return self
-        targets = class_targets(y)
-        self.classes_ = targets.classes
-        rows, kinds, shares = targets.expanded()
-        if np.ndim(y) == 2:
-            wanted = {name: np.asarray(groups)[rows] for name in wanted} | {self._weight_name(): shares}
-        self.model_.fit(X[rows], kinds, **wanted)
-        return self
+        with self._told():
+            return self._fitted(X, y, groups)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Class codes or values, [N]."""
         if self.task == "regression":
-            return np.asarray(self.model_.predict(X), dtype=np.float64).reshape(len(X))
+            with self._told():
+                return np.asarray(self.model_.predict(X), dtype=np.float64).reshape(len(X))
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """[N, len(classes_)]."""
-        return np.asarray(self.model_.predict_proba(X), dtype=np.float64)
+        with self._told():
+            return np.asarray(self.model_.predict_proba(X), dtype=np.float64)
 
     def require_fit_for_task(self) -> None:
         """Refuse what cannot do the task, before anything is fitted.
@@ -116,6 +110,28 @@ class OwnHead(BaseEstimator):
         if head.task == "classification":
             head.classes_ = np.asarray(plain["classes"], dtype=np.int64)
         return head
+
+    def _fitted(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None) -> "OwnHead":
+        self.model_ = _seeded(clone(self.estimator), self.seed)
+        wanted = {"groups": groups} if groups is not None and _takes_groups(self.model_) else {}
+        if self.task == "regression":
+            self.model_.fit(X, y, **wanted)
+            return self
+        targets = class_targets(y)
+        self.classes_ = targets.classes
+        rows, kinds, shares = targets.expanded()
+        if np.ndim(y) == 2:
+            wanted = {name: np.asarray(groups)[rows] for name in wanted} | {self._weight_name(): shares}
+        self.model_.fit(X[rows], kinds, **wanted)
+        return self
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the estimator says of its settings or of the data, as a fault that its owner can mend."""
+        try:
+            yield
+        except (ValueError, TypeError) as fault:
+            raise SonokitError(f"--head {self.name}: {' '.join(str(fault).split())}") from fault
 
     def _weight_name(self) -> str:
         """What ``fit`` calls the weights of the rows."""

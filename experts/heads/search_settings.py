@@ -1,5 +1,6 @@
 """How far a choice among heads, recipes and settings goes."""
 
+import math
 from dataclasses import dataclass
 
 from ...errors import SonokitError
@@ -24,7 +25,7 @@ class SearchSettings:
     inner_folds: int = 5
 
     def __post_init__(self) -> None:
-        if self.trials < 0 or (self.seconds is not None and self.seconds < 0):
+        if self.trials < 0 or (self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= 0)):
             raise SonokitError(f"a search of {self.trials} trials in {self.seconds} seconds cannot be: give 0 or more")
         if self.inner_folds < 2:
             raise SonokitError(f"a search on {self.inner_folds} inner folds cannot be: give 2 or more")

@@ -42,15 +42,24 @@ def load_estimator(file: Path, trusted: Collection[str] = ()) -> Any:
         SonokitError: It is missing, no skops file, or holds another type, which is named and not constructed.
     """
     with _skops() as skops:
-        foreign = {name for name in _types_in(file) if name.split(".")[0] not in LIBRARIES}
-        doubtful = set(skops.get_untrusted_types(file=file))
-        strange = sorted((foreign | doubtful) - set(trusted))
+        strange = sorted(untrusted_types(file) - set(trusted))
         if strange:
             raise SonokitError(
                 f"{file} holds types that are not trusted ({', '.join(strange)}): it is not loaded. Who knows where the file "
                 f"is from names them: --trust {','.join(strange)} (in Python trusted=…)"
             )
-        return skops.load(file, trusted=sorted(doubtful))
+        return skops.load(file, trusted=skops.get_untrusted_types(file=file))
+
+
+def untrusted_types(file: Path) -> set[str]:
+    """Types in a file that :func:`load_estimator` reads only where they are named; nothing is constructed.
+
+    Raises:
+        SonokitError: It is missing, or no skops file.
+    """
+    foreign = {name for name in _types_in(file) if name.split(".")[0] not in LIBRARIES}
+    with _skops() as skops:
+        return foreign | set(skops.get_untrusted_types(file=file))
 
 
 def _types_in(file: Path) -> set[str]:

@@ -15,7 +15,7 @@ _MOST_DOTS = 3000
 def scores_figure(report: dict[str, Any]) -> Figure:
     """The primary score of the expert and of each measured floor, with intervals."""
     primary = report["primary"]
-    rows = [("this expert", report["scores"][primary])]
+    rows = [(report.get("expert_title", "this expert"), report["scores"][primary])]
     rows += [(floor["title"], floor["scores"][primary]) for floor in report["floors"] if "scores" in floor]
     if report["held_out"] and "scores" in report["held_out"]:
         rows.append(("held-out part", report["held_out"]["scores"][primary]))
@@ -36,13 +36,18 @@ def confusion_figure(report: dict[str, Any]) -> Figure:
     crowded = len(names) > 5
     for (row, column), count in np.ndenumerate(counts):
         ink = "white" if share[row, column] > 0.55 else INK
-        text = f"{share[row, column]:.0%}" if crowded else f"{count:.1f}\n{share[row, column]:.0%}"
+        text = f"{share[row, column]:.0%}" if crowded else f"{_counted(count)}\n{share[row, column]:.0%}"
         axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8 if crowded else 10)
     axes.set_xticks(range(len(names)), names, rotation=60 if crowded else 0)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return figure
+
+
+def _counted(count: float) -> str:
+    """A number of clips; a mean over repeats may be no whole one."""
+    return f"{count:.1f}".removesuffix(".0")
 
 
 def counts_figure(report: dict[str, Any]) -> Figure:

@@ -36,17 +36,26 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     """The content of ``report.json`` with its predictions, wherever these lie.
 
     Raises:
-        SonokitError: The folder has no report, or the predictions beside it are missing.
+        SonokitError: The folder has no report, or of something else, or the predictions beside it are missing or damaged.
     """
     file = Path(folder) / "report.json"
     try:
         report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError) as fault:
+    except (OSError, ValueError) as fault:  # ValueError: not UTF-8, or not JSON
         raise SonokitError(f"{folder} has no readable report.json: give the folder that fit-expert wrote") from fault
+    if not isinstance(report, dict) or "task" not in report:
+        raise _other_content(folder)
     for part, holder in _parts(report):
-        if "file" in holder["predictions"]:
-            holder["predictions"] = _read_part(Path(folder) / holder["predictions"]["file"], part, holder["predictions"])
+        told = holder["predictions"]
+        if not isinstance(told, dict):
+            raise _other_content(folder)
+        if "file" in told:
+            holder["predictions"] = _read_part(Path(folder) / told["file"], part, told)
     return report
+
+
+def _other_content(folder: str | Path) -> SonokitError:
+    return SonokitError(f"{folder}: report.json is not an expert's report: give the folder that fit-expert wrote")
 
 
 def _parts(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -54,7 +63,7 @@ def _parts(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     if "predictions" in report:
         yield "out_of_fold", report
     held_out = report.get("held_out")
-    if held_out and "predictions" in held_out:
+    if isinstance(held_out, dict) and "predictions" in held_out:
         report["held_out"] = dict(held_out)
         yield "held_out", report["held_out"]
 
@@ -80,6 +89,8 @@ def _read_part(file: Path, part: str, told: dict[str, Any]) -> dict[str, Any]:
         table = pq.read_table(file, filters=[("part", "=", part)])
     except FileNotFoundError as fault:
         raise SonokitError(f"{file} is missing, where report.json says the predictions are: copy the whole folder") from fault
+    except (OSError, pa.ArrowException) as fault:
+        raise SonokitError(f"{file} is damaged ({str(fault).splitlines()[0]}): copy the whole folder anew") from fault
     repeats = int(table["repeat"].to_numpy().max()) + 1
     clips = len(table) // repeats
     names = [f"p_{code}" for code in range(len(told["classes"]))] if told["classes"] else ["value"]

@@ -44,7 +44,7 @@ def page(report: dict[str, Any]) -> str:
         titles={name: with_direction(name) for name in names},
         rows=score_rows(report),
         lines=_lines(report),
-        trust_lines=[_sentence(line(trust)) for line in _trust_lines(trust)],
+        trust_lines=[_sentence(line(trust)).replace("->", "→") for line in _trust_lines(trust)],
         points=[_point(point) for point in trust.get("operating_points", [])],
         groups={column: _groups(entries, report["primary"]) for column, entries in trust["groups"].items() if len(entries) > 1},
         cautions=_cautions(report),
@@ -52,9 +52,9 @@ def page(report: dict[str, Any]) -> str:
     )
 
 
-def render(template: str, **content: Any) -> str:
-    """A template of this folder, filled in."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+def render(template: str, folder: Path | None = None, **content: Any) -> str:
+    """A template of this folder, or of another whose pages share this one's style and macros, filled in."""
+    loader = jinja2.FileSystemLoader([path for path in (folder, Path(__file__).parent) if path is not None])
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(template).render(show=show, spaced=spaced, score_titles=SCORE_TITLES, **content)
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sonokit.clips.held_out_column import divide_as_told
+from sonokit.clips.held_out_column import divide_as_told, held_out_by_column, require_held_out
+from sonokit.clips.splits import make_splits
 from sonokit.errors import SonokitError
 
 
@@ -39,3 +40,14 @@ def test_divide_as_told__twice_is_refused(clips: pd.DataFrame) -> None:
         divide_as_told(
             clips, clips["patient_id"].to_numpy(dtype=str), label="label", patient_column="patient_id", held_out=0.2, folds=3
         )
+
+
+def test_require_held_out__splits_that_divide_what_the_column_closes(clips: pd.DataFrame) -> None:
+    patients, names = clips["patient_id"].to_numpy(dtype=str), clips["clip_id"].to_numpy(dtype=str)
+    out, _ = held_out_by_column(clips, "patient_id")
+    plain = make_splits(clips, patients, label="label", patient_column="patient_id", folds=3)
+    with pytest.raises(SonokitError, match=r"holds 6 clips out that the splits do not \(first 'c18'\)"):
+        require_held_out(plain, out, names)
+    require_held_out(plain, out, names[:18])  # those that do not take part are no matter
+    told, _ = divide_as_told(clips, patients, label="label", patient_column="patient_id", folds=3)
+    require_held_out(told, out, names)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 from sonokit.atomic import write_json
+from sonokit.cli import main
 from sonokit.errors import SonokitError
 from sonokit.evaluation.predictions import Predictions
 from sonokit.experts.comparison import compare_experts, comparison_table, sentence
+from sonokit.experts.settings import FitSettings
 
 CLASSES = ("normal", "covid19")
 
@@ -98,6 +100,35 @@ def test_compare_experts__other_labels_of_the_same_clips_are_refused(tmp_path: P
         compare_experts(*folders)
     with pytest.raises(SonokitError, match="fit-expert wrote"):
         compare_experts(tmp_path / "a", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("lost", ["label", "data", "predictions", "store"])
+def test_compare_experts__a_report_without_what_is_compared(lost: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", predictions(1.0, 0))
+    report = json.loads((folder / "report.json").read_text())
+    del report[lost]
+    write_json(folder / "report.json", report)
+    with pytest.raises(SonokitError, match="fit-expert wrote"):
+        compare_experts(folder, folder)
+
+
+def test_compare_experts__draws_below_one(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", predictions(1.0, 0))
+    with pytest.raises(SonokitError, match="at least 1"):
+        compare_experts(folder, folder, draws=0)
+    with pytest.raises(SonokitError, match="at least 1"):
+        FitSettings(draws=0)
+
+
+def test_compare__a_place_for_the_figures_is_looked_at_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    for out, told in ((tmp_path, "is a folder"), (tmp_path / "notes.json", "holds no comparison")):
+        assert main(["compare", str(tmp_path / "nowhere"), str(tmp_path / "nowhere"), "--out", str(out)]) == 2
+        assert told in capsys.readouterr().err
+    folder, out = write(tmp_path / "a", predictions(1.0, 0)), tmp_path / "out.json"
+    for _ in range(2):  # an earlier comparison is replaced
+        assert main(["compare", str(folder), str(folder), "--draws", "20", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["clips"] == 80
 
 
 def several(folder: Path, sides: dict[str, Predictions]) -> Path:

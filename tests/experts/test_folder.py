@@ -79,6 +79,25 @@ def test_load_expert__damaged_or_newer(content: dict[str, Any], told: str, tmp_p
         load_expert(tmp_path)
 
 
+def test_load_expert__classes_that_its_head_does_not_know(plain: Expert, tmp_path: Path) -> None:
+    folder = saved(plain, tmp_path / "e")
+    content = json.loads((folder / "expert.json").read_text())
+    (folder / "expert.json").write_text(json.dumps(content | {"classes": ["0", "1"]}))
+    with pytest.raises(SonokitError, match="damaged"):
+        load_expert(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_load_expert__reference_cut_short(share: float, plain: Expert, store: EmbeddingStore, tmp_path: Path) -> None:
+    folder = saved(plain, tmp_path / "e")
+    (folder / "reference.json").write_text('{"schema_version": 1}')
+    np.savez(folder / "reference.npz", features=np.zeros((9, 9)), embedding=np.zeros((9, 9)))
+    whole = (folder / "reference.npz").read_bytes()
+    (folder / "reference.npz").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(SonokitError, match=r"reference\.npz is damaged"):
+        load_expert(folder)
+
+
 def test_load_expert__elsewhere_and_without_pickles_the_same_numbers(
     plain: Expert, store: EmbeddingStore, tmp_path: Path
 ) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sonokit.experts.fit import fit_expert
 from sonokit.experts.folder import MultiExpert, load_expert
 from sonokit.experts.multi_label import macro_draws
 from sonokit.experts.report import read_report, report_table
+from sonokit.experts.settings import FitSettings
+from sonokit.experts.study import prepare
 from sonokit.features.store import EmbeddingStore
 
 QUICK: dict[str, Any] = {"folds": 3, "repeats": 2, "draws": 40}
@@ -135,3 +138,25 @@ def test_fit_expert__labels_that_cannot_be_asked(store: EmbeddingStore, signs: p
     with pytest.raises(SonokitError, match="'a/b' cannot name a folder"):
         fit_expert(store, "b_lines,a/b", tmp_path / "e", **QUICK)
     assert not (tmp_path / "e").exists()
+
+
+def test_prepare__an_sf_ratio_beside_another_label(write: Any, clips: pd.DataFrame, embedding: Any, tmp_path: Path) -> None:
+    """The CSV has what the ratio is made of, or the store has it under other names; neither label is left out."""
+    number = clips["patient_id"].str[1:].astype(int)
+    parts = pd.DataFrame({"sat": 95.0 - number % 7, "fi": 0.21 + 0.02 * (number % 5), "age": 20.5 + number})
+    embeddings = embedding(clips, 1.0)
+    named = write(tmp_path / "named", pd.concat([clips, parts], axis=1), embeddings)
+    aged = write(tmp_path / "aged", clips.assign(age=parts["age"]), embeddings)
+    file = tmp_path / "oxygen.csv"
+    parts.set_axis(["spo2", "fio2", "age"], axis=1).assign(clip_id=clips["clip_id"]).to_csv(file, index=False)
+    short = FitSettings(folds=3, repeats=1)
+    both = ["sf_ratio", "age"]
+    for studies, left_out in (
+        prepare(aged, both, short, labels_csv=file),
+        prepare(named, both, replace(short, spo2="sat", fio2="fi")),
+    ):
+        assert left_out == []
+        assert [study.question.label for study in studies] == both
+        assert sorted(studies[0].question.truth) == pytest.approx(sorted(parts["sat"] / parts["fi"]))
+    with pytest.raises(SonokitError, match=r"none of the labels can be asked.*--spo2 and --fio2 make the label sf_ratio"):
+        prepare(named, ["age", "severity"], replace(short, spo2="sat", fio2="fi"))

@@ -78,3 +78,13 @@ def test_pose__a_ready_sf_ratio_is_range_checked_and_the_ratio_of_one_column_is_
         pose(clips.assign(spo2=95.0), "sf_ratio")
     with pytest.raises(SonokitError, match="--spo2 and --fio2 make the label sf_ratio"):
         pose(patients(clips), "ratio", spo2="sats")
+
+
+def test_pose__a_csv_of_both_columns_goes_before_a_ready_ratio_of_the_store(clips: pd.DataFrame, tmp_path: Path) -> None:
+    patients = sorted(clips["patient_id"].unique())
+    told = pd.DataFrame({"patient_id": patients, "spo2": 90.0, "fio2": 0.5})
+    told.to_csv(tmp_path / "gas.csv", index=False)
+    ready = clips.assign(sf_ratio=300.0)
+    assert set(pose(ready, "sf_ratio", labels_csv=tmp_path / "gas.csv").truth) == {180.0}
+    told.assign(sf_ratio=200.0).to_csv(tmp_path / "gas.csv", index=False)
+    assert set(pose(ready, "sf_ratio", labels_csv=tmp_path / "gas.csv").truth) == {200.0}

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sonokit.errors import SonokitError
+from sonokit.experts.question import pose
 from sonokit.experts.recipes import clip_features, clip_table, recipe_columns, union_recipe, usual_recipes
 from sonokit.features.store import EmbeddingStore, StoreHeader
 
@@ -163,3 +164,22 @@ def test_usual_recipes__what_a_store_has_to_give(write: Any, tmp_path: Path) -> 
     many = write(tmp_path / "many", CLIPS, EMBEDDINGS, biomarkers=["b_lines"])
     assert usual_recipes(many) == ("mean", "mean_std", "mean_std+extremes", "biomarkers", "mean_std+biomarkers")
     assert usual_recipes(write(tmp_path / "one", CLIPS, EMBEDDINGS[:, :1], segments=1)) == ("mean",)
+
+
+def test_clip_features__patients_by_number_have_the_names_that_a_question_gives_them(
+    write: Any, make: Any, embedding: Any, tmp_path: Path
+) -> None:
+    clips = make(12, 2)
+    clips = clips.assign(subject=clips["patient_id"].str[1:].astype(float)).assign(
+        diagnosis=clips["diagnosis"].where(clips["patient_id"] != "p11"),
+        subject=lambda t: t["subject"].mask(t["subject"] == 11),
+    )
+    values = embedding(clips, 1.0)
+    store = write(tmp_path / "s", clips, values)
+    question = pose(clip_table(store), "diagnosis", unit="patient", patient="subject", fewest_patients=2)
+    found = clip_features(store, "mean", "patient", "subject", only=question.every_clip[0])
+    of_ten = clips["patient_id"] == "p10"
+    tenth = question.clip_ids[[float(name) == 10 for name in question.clip_ids]]
+    expected = values[of_ten].reshape(-1, values.shape[2]).mean(axis=0)
+    np.testing.assert_allclose(found.rows(tenth)[0], expected, rtol=1e-5)
+    assert len(found.rows(question.clip_ids)) == 11

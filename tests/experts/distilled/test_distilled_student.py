@@ -2,11 +2,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 from sonokit.errors import SonokitError
-from sonokit.experts.distilled import (
-    DistilledHead,
-)
+from sonokit.experts.distilled import DistilledHead
 from sonokit.experts.distilled.unlabelled import UnlabelledRows
+from sonokit.experts.heads import ChosenHead
 
 
 class Given:
@@ -66,3 +66,25 @@ def test_student__temperature_flattens_the_teacher() -> None:
 def test_student__settings_that_there_are_not(settings: dict[str, float], said: str) -> None:
     with pytest.raises(SonokitError, match=said):
         DistilledHead(Keeps([]), Given(0, 0), task="classification", class_count=2, **settings)
+
+
+def test_student__reads_its_columns_in_the_order_of_memory_of_a_store() -> None:
+    """Equal numbers in another order in memory may differ in the last digit of what is made of them."""
+    seen: list[np.ndarray] = []
+
+    class Sees(BaseEstimator):
+        def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Sees":
+            seen.append(X)
+            return self
+
+        def predict(self, X: np.ndarray) -> np.ndarray:
+            return self.fit(X, X[:, 0]) and X[:, 0]
+
+    student = ChosenHead({"sees": Sees()}, "regression", columns={"a": np.array([2, 0]), "b": np.array([1])})
+    head = DistilledHead(student, Given(0, 0), task="regression", class_count=0, weight=0)
+    inputs = np.arange(12.0).reshape(4, 3)
+    head.fit(inputs, np.arange(4.0), groups=np.full(4, "one patient")).predict(inputs)
+    assert len(seen) == 3  # the choice, the lesson, the prediction
+    for given in seen:
+        assert given.tolist() == [[2, 0], [5, 3], [8, 6], [11, 9]]
+        assert given.flags["C_CONTIGUOUS"]

@@ -78,6 +78,75 @@ def test_evaluate__verdict_of_simulated_hospitals(
     assert content["verdict"]["sentence"] in " ".join(evaluation_table(content).split())
 
 
+def test_evaluate__unchecked_patients_are_no_fine_verdict(
+    expert: Expert, home: EmbeddingStore, away: EmbeddingStore, hospital: Hospital
+) -> None:
+    without, checked = (evaluate(expert, away, against=against, **QUICK).content["verdict"] for against in (None, home))
+    assert (without["outcome"], without["level"]) == ("holds", "look")
+    assert without["sentence"].endswith("Whether patients here were trained on was not checked: give --against.")
+    assert (checked["outcome"], checked["level"]) == ("holds", "fine")
+    worse = evaluate(expert, hospital("worse", seed=5, signal=0.7), **QUICK).content["verdict"]
+    assert (worse["level"], "--against" in worse["sentence"]) == ("stop", False)
+
+
+def test_evaluate__clips_without_patients_hold_nowhere(expert: Expert, home: EmbeddingStore, away: EmbeddingStore) -> None:
+    content = evaluate(expert, away, against=home, patient="clip_id", **QUICK).content
+    assert content["patient"] == "clip_id"
+    assert (content["verdict"]["outcome"], content["verdict"]["level"]) == ("few", "not measured")
+    assert "120 clips of unknown patients" in content["verdict"]["sentence"]
+    assert [note for note in content["notes"] if "too narrow" in note]
+    assert not [note for note in content["notes"] if "fold" in note]
+    assert "120 clips of unknown patients at 1 site; nothing" in " ".join(evaluation_table(content).split())
+
+
+@pytest.mark.parametrize("unknown", [None, " "])
+def test_evaluate__training_clips_without_a_patient_take_no_part_in_drift(
+    unknown: str | None, expert: Expert, home: EmbeddingStore, away: EmbeddingStore, hospital: Hospital
+) -> None:
+    more = hospital("more", prefix="home")  # the training store, and clips of nobody and far away beside them
+    rows = hospital("odd", patients=40, seed=3, shift=40.0).table().to_pandas().assign(patient_id=unknown)
+    _again(more, rows)
+    plain, found = (evaluate(expert, away, against=against, **QUICK).content for against in (home, more))
+    assert found["drift"]["told_apart"] == plain["drift"]["told_apart"]
+    assert found["drift"]["features"]["exchanged"] == plain["drift"]["features"]["exchanged"]
+    assert any("80 clips of the training store have no patient_id" in note for note in found["notes"])
+
+
+def test_evaluate__resamples_and_stores_that_cannot_be(
+    expert: Expert, home: EmbeddingStore, away: EmbeddingStore, hospital: Hospital
+) -> None:
+    with pytest.raises(SonokitError, match="at least 1"):
+        evaluate(expert, away, draws=0)
+    with pytest.raises(SonokitError, match="is not what the expert was fitted on"):
+        evaluate(expert, away, against=hospital("third", seed=8), **QUICK)
+    nameless = hospital("nameless", patients=10, seed=5)
+    _again(nameless, nameless.table().to_pandas().head(2).assign(patient_id=""))
+    with pytest.raises(SonokitError, match="patient_id is unknown for 1 clips"):
+        evaluate(expert, nameless, **QUICK)
+
+
+def test_write_evaluation__page_stacks_and_says_the_same_words(
+    expert: Expert, home: EmbeddingStore, away: EmbeddingStore, hospital: Hospital, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sonokit.experts.external.page.png", lambda _: "AAAA")  # bytes take long
+    found = evaluate(expert, away, against=home, **QUICK)
+    page = (write_evaluation(found, tmp_path / "out", {}) / "evaluation.html").read_text()
+    assert 'data-title="balanced accuracy"' in page  # what a row's figures are called where a row is a block
+    assert "<td>this expert, here</td>" in page
+    assert page.count("as the head gives it, all classes counted alike") == 2
+    assert "->" not in page.split("<body>")[1]
+    beyond = [entry for entry in found.content["drift"]["features"]["largest"] if abs(entry["difference"]) > 0.5]
+    assert not beyond
+    assert "No feature is shifted by more than half a standard deviation" in page
+    assert "moved furthest" not in page
+    far = (
+        write_evaluation(evaluate(expert, hospital("far", patients=20, seed=5, shift=9.0), **QUICK), tmp_path / "far", {})
+        / "evaluation.html"
+    )
+    assert "moved furthest" in far.read_text()
+
+
 def test_evaluate__clips_that_look_different_are_told(expert: Expert, home: EmbeddingStore, hospital: Hospital) -> None:
     shifted = hospital("shifted", seed=5, shift=-25.0)
     with_bank, without = evaluate(expert, shifted, against=home, **QUICK), evaluate(expert, shifted, **QUICK)
@@ -113,9 +182,9 @@ def test_evaluate__metadata_floor_learns_at_home_only(expert: Expert, home: Embe
 
 def test_evaluate__random_init_floor_reads_both_floors(expert: Expert, hospital: Hospital) -> None:
     stores = []
-    for name, seed in (("trained", 0), ("tested", 5)):
-        store = hospital(name, seed=seed)
-        noise = hospital(f"{name}-noise", seed=seed, signal=0.0, fingerprint="f100f100f100f100", prefix=name)
+    for name, prefix, seed in (("trained", "home", 0), ("tested", "tested", 5)):
+        store = hospital(name, seed=seed, prefix=prefix)
+        noise = hospital(f"{name}-noise", seed=seed, signal=0.0, fingerprint="f100f100f100f100", prefix=prefix)
         (store.folder / "floor").symlink_to(noise.folder)
         stores.append(EmbeddingStore.open(store.folder))
     content = evaluate(expert, stores[1], against=stores[0], **QUICK).content
@@ -133,7 +202,9 @@ def test_evaluate__patients_of_the_training_are_left_out(expert: Expert, home: E
     content = evaluate(expert, mixed, against=home, **QUICK).content
     assert (content["data"]["patients"], content["data"]["clips"]) == (29, 57)
     assert any("2 patients" in note and "1 by name, 1 by an identical file" in note for note in content["notes"])
-    assert evaluate(expert, mixed, **QUICK).content["data"]["clips"] == 60
+    without = evaluate(expert, mixed, **QUICK).content  # a file is known without the training store, a name is not
+    assert without["data"]["clips"] == 58
+    assert any("0 by name, 1 by an identical file" in note for note in without["notes"])
     with pytest.raises(SonokitError, match="no external evidence"):
         evaluate(expert, home, against=home, **QUICK)
 

@@ -55,7 +55,9 @@ def test_save_reference__names_nobody(folder: Path, home: EmbeddingStore) -> Non
     names = [*table["clip_id"], *table["patient_id"], *table["content_hash"]]
     assert not [name for name in names if name in everything]
     with np.load(folder / "reference.npz", allow_pickle=False) as arrays:
-        assert {name: arrays[name].shape for name in arrays} == {"features": (8, 9), "embedding": (8, 9)}
+        assert {name: arrays[name].shape for name in arrays} == {
+            "features": (8, 9), "embedding": (8, 9), "training_contents": (120,), "held_out_contents": (0,),
+        }  # fmt: skip
 
 
 def test_load_reference__absent_damaged_newer(folder: Path, tmp_path: Path) -> None:

@@ -61,18 +61,45 @@ def test_predict__only_clips_that_could_be_learnt_from_answer(
     hospital: Hospital, fit_here: Callable[..., Expert], home: EmbeddingStore
 ) -> None:
     mixed = hospital("mixed", patients=30, seed=2)
-    table = clip_table(mixed)
+    expert, table = fit_here(mixed, where={"probe": "convex"}), clip_table(mixed)
     for column, value, rows in (("finding", None, slice(0, 20)), ("finding", "unclear", slice(20, 30))):
         part = mixed.table().to_pandas()
         part = part[part["clip_id"].isin(table["clip_id"].iloc[rows])]
+        part = part.assign(clip_id="new-" + part["clip_id"], content_hash="f" + part["content_hash"])
         part[column] = value
         _append(mixed, part)
-    expert = fit_here(home, where={"probe": "convex"})
     found = predict(expert, home, bank=mixed)
     answers = set(found[[f"nearest_{place}" for place in range(1, 6)]].to_numpy().ravel())
     allowed = clip_table(mixed).query("finding in ['ill', 'well'] and probe == 'convex'")["clip_id"]
     assert answers <= set(allowed)
-    assert len(allowed) < 60
+    assert 0 < len(allowed) < len(clip_table(mixed))
+
+
+def test_predict__a_bank_that_is_not_the_training_store_is_refused(
+    expert: Expert, home: EmbeddingStore, hospital: Hospital
+) -> None:
+    with pytest.raises(SonokitError, match="120 of its 120 training clips are not in it"):
+        predict(expert, home, bank=hospital("elsewhere", patients=70, seed=3))
+    assert expert.reference is not None
+    none: Any = np.empty(0, dtype=np.uint64)
+    unnumbered = dataclasses.replace(expert, reference=dataclasses.replace(expert.reference, training_contents=none))
+    with pytest.raises(SonokitError, match=r"is not what the expert was fitted on: it learnt from 120 clips.*at most 60"):
+        predict(unnumbered, home, bank=hospital("smaller", patients=30, seed=3))
+    assert "nearest_1" in predict(dataclasses.replace(expert, reference=None), home, bank=hospital("any", patients=9, seed=3))
+
+
+def test_predict__probabilities_are_never_minus_zero(expert: Expert, home: EmbeddingStore) -> None:
+    class Certain:
+        """Probabilities a hair beyond 0, as rounding in a head leaves them."""
+
+        classes_ = np.array([0, 1])
+
+        def predict_proba(self, X: np.ndarray) -> np.ndarray:
+            return np.tile([-1e-12, 1.0], (len(X), 1))
+
+    for readout in (None, expert.readout and dataclasses.replace(expert.readout, calibrator=None)):
+        found = predict(dataclasses.replace(expert, head=Certain(), readout=readout), home)
+        assert not np.signbit(found[["p_ill", "p_well"]].to_numpy()).any()
 
 
 def _append(store: EmbeddingStore, part: pd.DataFrame) -> None:

@@ -247,3 +247,14 @@ def test_search_settings__nonsense_is_refused() -> None:
         SearchSettings(trials=-1)
     with pytest.raises(SonokitError, match="inner folds"):
         SearchSettings(inner_folds=1)
+    with pytest.raises(SonokitError, match="nan seconds"):
+        SearchSettings(seconds=float("nan"))
+
+
+def test_chosen__large_patients_of_which_a_fold_would_test_none() -> None:
+    sizes = [2, 5, 5, 1, 9]
+    patients, codes = np.repeat(np.arange(5), sizes), np.repeat([0, 0, 1, 1, 1], sizes)
+    inputs = np.random.default_rng(0).normal(size=(len(codes), 4)).astype(np.float32)
+    head = make_head(("linear", GaussianNB()), "classification", 3).fit(inputs, codes, patients)
+    assert head.inner_values_.shape == (len(codes), 2)
+    assert not np.isnan(head.inner_values_).any()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
+import torch
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.base import clone
@@ -303,3 +304,28 @@ def test_linear_head__weights_are_at_the_bottom_of_the_penalised_loss(classes: i
     for step in [*(0.02 * rng.normal(size=(20, *weights.shape))), -0.05 * weights, 0.05 * weights]:
         head.pipeline_["model"].coef_ = weights + step
         assert penalised_loss(head, inputs, codes) > bottom + 0.4 * (step**2).sum()
+
+
+def test_mlp__steps_are_those_of_adamw() -> None:
+    """Against Loshchilov and Hutter's formula (2019)."""
+    from sonokit.experts.heads.mlp import _AdamW
+
+    rng = np.random.default_rng(0)
+    inputs, start = rng.normal(size=(5, 6)), rng.normal(size=(6, 3))
+    weights = torch.from_numpy(start.copy()).requires_grad_()
+    stepping = _AdamW([weights], 3e-3, 0.1)
+    expected, mean, square = start.copy(), np.zeros((6, 3)), np.zeros((6, 3))
+    for t in range(1, 21):
+        stepping.step((torch.from_numpy(inputs) @ weights).square().sum())
+        gradient = 2 * inputs.T @ inputs @ expected
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        expected = expected * (1 - 3e-3 * 0.1)
+        expected = expected - 3e-3 * (mean / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(weights.detach().numpy(), expected, rtol=1e-7)
+
+
+def test_mlp__a_fit_does_without_torchs_optimisers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them pulls torch's compiler in, which takes seconds."""
+    inputs, codes = separable()
+    monkeypatch.setattr(torch.optim.Optimizer, "__init__", None)
+    assert (make_head(("mlp",), "classification").fit(inputs, codes).predict(inputs) == codes).all()

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR, LinearSVC
 from sonokit.errors import SonokitError
-from sonokit.experts.heads import ChosenHead, head_name, load_head, make_head
+from sonokit.experts.heads import ChosenHead, head_name, load_head, make_head, needs_trust
 from sonokit.experts.heads.own import OwnHead, estimator_from_name
 
 
@@ -160,3 +160,32 @@ def test_own__soft_targets_are_weights_of_rows() -> None:
     assert blurred.max(axis=1).mean() < hard.max(axis=1).mean()
     with pytest.raises(SonokitError, match="soft targets"):
         OwnHead(KNeighborsClassifier()).fit(inputs, np.eye(3)[codes])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sklearn.linear_model:LogisticRegression(C=-1)", "'C' parameter"),
+        ('sklearn.ensemble:RandomForestClassifier(n_estimators="x")', "'n_estimators' parameter"),
+        ("sklearn.naive_bayes:MultinomialNB", "Negative values"),
+        ("sklearn.neighbors:KNeighborsClassifier(n_neighbors=500)", "n_neighbors"),
+    ],
+)
+def test_own__what_the_estimator_refuses_is_told_in_one_line(text: str, says: str) -> None:
+    inputs, codes, _ = drawn()
+    head = make_head((text,), "classification")
+    with pytest.raises(SonokitError, match=says) as told:
+        head.fit(inputs, codes).predict(inputs)
+    assert str(told.value).startswith(f"--head {text}: ")
+    assert "\n" not in str(told.value)
+
+
+def test_needs_trust__names_what_loading_will_ask_for() -> None:
+    inputs, codes, patients = drawn()
+    for heads in ((RandomForestClassifier(2),), (RandomForestClassifier(2), RandomForestClassifier(3))):
+        head = make_head(heads, "classification").fit(inputs, codes, patients)
+        assert needs_trust(head) == ("sklearn.tree._tree.Tree",)
+    assert needs_trust(make_head((RandomForestClassifier(2),), "ordinal").fit(inputs, codes)) == ("sklearn.tree._tree.Tree",)
+    assert needs_trust(make_head((Prior(),), "classification").fit(inputs, codes)) == (f"{Prior.__module__}.Prior",)
+    assert needs_trust(make_head((LogisticRegression(),), "classification").fit(inputs, codes)) == ()
+    assert needs_trust(make_head(("linear",), "classification").fit(inputs, codes)) == ()

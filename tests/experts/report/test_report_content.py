@@ -11,7 +11,7 @@ from sonokit.experts.comparison import compare_experts
 from sonokit.experts.fit import fit_expert
 from sonokit.experts.report import card, read_report, report_table, write_report
 from sonokit.experts.report.content import kept_predictions
-from sonokit.experts.report.figures import scatter_figure
+from sonokit.experts.report.figures import confusion_figure, scatter_figure
 from sonokit.experts.report.page import page
 from sonokit.experts.report.summary import summary_card, summary_page
 from sonokit.features.store import EmbeddingStore
@@ -105,6 +105,12 @@ def test_page__is_self_contained_and_names_every_figure_for_narrow_screens(repor
         assert words in text
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_page__arrows_are_arrows(report: dict[str, Any]) -> None:
+    assert "calibration error" in report_table(report)
+    assert "->" not in page(report).split("<body>")[1]
+
+
 def test_report__by_patient_counts_patients(report: dict[str, Any]) -> None:
     said = report | {"unit": "patient"}
     assert "30 patients at 3 sites" in report_table(said).splitlines()[0]
@@ -152,6 +158,34 @@ def test_write_report__numbers_of_many_clips(tmp_path: Path) -> None:
 def test_read_report__no_report_there(tmp_path: Path) -> None:
     with pytest.raises(SonokitError, match="fit-expert wrote"):
         read_report(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[1]", b"null", b'{"a": 1}', b'{"task": "x", "predictions": 3}'])
+def test_read_report__of_another_content(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(SonokitError, match="fit-expert wrote"):
+        read_report(tmp_path)
+    with pytest.raises(SonokitError, match="fit-expert wrote"):
+        compare_experts(tmp_path, tmp_path)
+
+
+def test_read_report__predictions_cut_short(tmp_path: Path) -> None:
+    told = {"task": "regression", "classes": [], "file": "predictions.parquet"}
+    (tmp_path / "report.json").write_text(json.dumps({"task": "regression", "predictions": told}))
+    (tmp_path / "predictions.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(SonokitError, match=r"predictions\.parquet is damaged"):
+        read_report(tmp_path)
+
+
+def test_read_report__a_folder_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(SonokitError, match="fit-expert wrote"):
+        read_report(tmp_path)
+
+
+def test_confusion_figure__whole_numbers_as_such() -> None:
+    drawn = confusion_figure({"confusion": [[12.0, 3.0], [0.5, 100000.0]], "classes": ["a", "b"]})
+    assert [text.get_text().split("\n")[0] for text in drawn.axes[0].texts] == ["12", "3", "0.5", "100000"]
 
 
 def test_summary__each_label_and_the_mean(report: dict[str, Any]) -> None:
