@@ -103,8 +103,16 @@ def order_classes(values: pd.Series, task: Task, classes: Sequence[str] | None) 
     return present
 
 
-def as_numbers(values: pd.Series, clip_ids: pd.Series, label: str) -> np.ndarray:
+def as_numbers(
+    values: pd.Series, clip_ids: pd.Series, label: str, remedy: str = "take --task classification, or mend the column"
+) -> np.ndarray:
     """A label as float64 [N], nan where unknown.
+
+    Args:
+        values: Of each clip, [N].
+        clip_ids: Their names, [N].
+        label: The column, for the message.
+        remedy: What to do about a value that is no number.
 
     Raises:
         SonokitError: A value that is not a number or not finite, with the first such clip.
@@ -114,8 +122,8 @@ def as_numbers(values: pd.Series, clip_ids: pd.Series, label: str) -> np.ndarray
     if text.any():
         row = int(np.flatnonzero(text)[0])
         raise SonokitError(
-            f"regression needs numbers, but {label} of clip {clip_ids.iloc[row]!r} is {values.iloc[row]!r} "
-            f"({int(text.sum())} such clips): take --task classification, or mend the column"
+            f"numbers are needed, but {label} of clip {clip_ids.iloc[row]!r} is {values.iloc[row]!r} "
+            f"({int(text.sum())} such clips): {remedy}"
         )
     require_finite(numbers, clip_ids, label)
     return numbers.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -114,7 +114,7 @@ def ratio_labels(
     for name in names:
         there = labels_csv if has_label(table.iloc[:, :0], name, labels_csv) else None
         values, said = find_labels(table, name, there, patient)
-        columns.append(as_numbers(values.where(keep), clips, name))
+        columns.append(as_numbers(values.where(keep), clips, name, "write a bare number with a point, or leave it empty"))
         notes += said
     ratio, said = sf_ratio(columns[0], columns[1], clips.to_numpy(dtype=str), spo2_name=names[0], fio2_name=names[1])
     return pd.Series(ratio, index=table.index, name=LABEL), [*notes, *said]

@@ -18,6 +18,8 @@ from .oxygenation import ratio_labels
 from .patient_rows import one_row_a_patient, spread_over_patients
 from .recipes import Unit
 
+_MOST_LISTED = 12  # classes in a message
+
 
 @dataclass(frozen=True)
 class Question:
@@ -214,9 +216,14 @@ def _usable_classes(
         notes += [f"class {name} is left out: {_patients_in_words(counts[name])}, too few for {fewest} folds" for name in few]
         usable = [name for name in wanted if name not in few]
     if len(usable) < 2:
-        listed = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        listed = ", ".join(f"{name}: {count}" for name, count in list(counts.items())[:_MOST_LISTED])
+        more = f" and {len(counts) - _MOST_LISTED} more" if len(counts) > _MOST_LISTED else ""
+        text = pd.to_numeric(pd.Series(wanted), errors="coerce").isna()
+        stray = (
+            f"; the column would be numbers but for {wanted[int(text.argmax())]!r}" if 0 < text.sum() <= len(text) // 4 else ""
+        )
         raise SonokitError(
-            f"at least two classes of {fewest} patients are needed; patients a class here: {listed}. "
+            f"at least two classes of {fewest} patients are needed; patients a class here: {listed}{more}{stray}. "
             "Use fewer folds, or name the classes with --classes to keep those of two patients or more"
         )
     return usable, notes

@@ -88,3 +88,9 @@ def test_pose__a_csv_of_both_columns_goes_before_a_ready_ratio_of_the_store(clip
     assert set(pose(ready, "sf_ratio", labels_csv=tmp_path / "gas.csv").truth) == {180.0}
     told.assign(sf_ratio=200.0).to_csv(tmp_path / "gas.csv", index=False)
     assert set(pose(ready, "sf_ratio", labels_csv=tmp_path / "gas.csv").truth) == {200.0}
+
+
+def test_pose__a_gas_column_of_words_is_told_with_its_own_remedy(clips: pd.DataFrame) -> None:
+    words = clips.drop(columns="sf_ratio", errors="ignore").assign(spo2="93%", fio2=0.4)
+    with pytest.raises(SonokitError, match=r"spo2 of clip .* is '93%' .*write a bare number"):
+        pose(words, "sf_ratio")

@@ -244,3 +244,9 @@ def test_pose__held_out_patients_do_not_count_for_a_class(clips: pd.DataFrame) -
     assert "edema" not in by_patient.classes
     ordinal = pose(clips, "severity", held_out=clips["clip_id"][clips["severity"] == 2])
     assert ordinal.classes == ("0", "1")
+
+
+def test_pose__a_stray_word_among_numbers_and_many_classes_are_told_in_a_line(clips: pd.DataFrame) -> None:
+    ages = clips.assign(age=[str(20 + k) for k in range(len(clips) - 1)] + ["unknown"])
+    with pytest.raises(SonokitError, match=r"and \d+ more; the column would be numbers but for 'unknown'"):
+        pose(ages, "age")
