@@ -34,8 +34,10 @@ install: $(READY)  ## the environment with sonokit in it
 demo: $(READY)  ## the whole road on simulated clips, or DATA=FOLDER for real ones; the report is OUT/report.html
 	$(BIN)/python examples/demo.py --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
-test: $(READY)  ## the tests (under ten minutes on two cores)
-	$(BIN)/pytest
+# One thread a process: two test processes whose libraries each start as many threads as there are cores wait for each other.
+WORKERS ?= 2
+test: $(READY)  ## the tests (under ten minutes on two cores; WORKERS=4 for more)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 slow: $(READY)  ## the long tests, too
 	$(BIN)/pytest -m 'slow or not slow'

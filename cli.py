@@ -6,12 +6,13 @@ all commands share), ``patient`` (the column that stands for the patient), ``spl
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from . import __version__, cli_store
+from . import __version__, cli_experts, cli_store
+from .command_inputs import asked_clip, cached_clips, labelled_clips, relative_paths, require_model, training_side
 from .command_line import Command, Group, run_command, run_commands
+from .command_options import pairs, plain_options, words
 
 _DESCRIPTION = "Learns features from ultrasound video once; clinical questions are answered from them in minutes."
 
@@ -42,7 +43,7 @@ def scan(folder: Path, out: Path | None = None, overwrite: bool = False) -> None
     if target.exists() and not overwrite:
         raise SonokitError(f"{target} exists and may hold labels. Choose another --out, or say --overwrite true.")
     table = scan_folder(folder)
-    table["path"] = _relative_paths(table["path"], folder, target.parent)
+    table["path"] = relative_paths(table["path"], folder, target.parent)
     write_manifest(table, target)
     print(f"{len(table)} clips -> {target}. Next: fill in patient_id and labels, then sonokit prepare {target}")
 
@@ -65,16 +66,18 @@ def split(
         out: The file to write; every other command takes it as --splits.
         folds: Parts of one division; each is the test side once.
         repeats: How many divisions, each with its own seed.
-        held_out: Share of the patients put aside for one final test.
+        held_out: Share of the patients put aside for one final test. A column split of the manifest (test, held_out or holdout)
+            puts aside those that it names.
         patient: The column that stands for the patient, where it is not patient_id.
         seed: Repeat r uses seed + r.
     """
+    from .clips.held_out_column import divide_as_told
     from .clips.manifest import read_manifest
-    from .clips.splits import is_splits, make_splits, read_splits, write_splits
+    from .clips.splits import is_splits, read_splits, write_splits
     from .errors import SonokitError
 
     clips = read_manifest(manifest, patient=patient, required=[label], check_files=False)
-    splits = make_splits(
+    splits, notes = divide_as_told(
         clips.table,
         clips.patients(),
         label=label,
@@ -89,6 +92,8 @@ def split(
             f"{out} is there already and holds something else: a study keeps one division. Choose another --out."
         )
     write_splits(splits, out)
+    for note in notes:
+        print(f"note: {note}")
     print(f"{len(clips)} clips of {len(set(clips.patients()))} patients, {repeats} x {folds} folds -> {out}")
 
 
@@ -299,7 +304,7 @@ def pretrain(
         patient: The column that stands for the patient, where it is not patient_id.
         seed: The same seed gives the same weights on one machine.
     """
-    config = _options(locals())
+    config = plain_options(locals())
     from .clips.splits import read_splits
     from .errors import SonokitError
     from .pretrain.run import is_first_process
@@ -311,13 +316,13 @@ def pretrain(
     chosen = {field.name: config[field.name] for field in dataclasses.fields(PretrainSettings) if field.name in config}
     settings = PretrainSettings(**chosen)
     settings.check()
-    _require_model(backbone)
+    require_model(backbone)
     required = [column for column in (label, probe_label) if column is not None]
-    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, required=required)
+    clips = cached_clips(manifest, cache, size=size, frames=frames, patient=patient, required=required)
     if clips.manifest.patient_column is None and is_first_process():
         print("note: the manifest has no patient_id, so each clip is taken for a patient of its own.", file=sys.stderr)
     if splits is not None and fold is not None:
-        clips = _training_side(clips, read_splits(splits), fold)
+        clips = training_side(clips, read_splits(splits), fold)
     folder = run(clips, out, settings, config=config, workers=workers, progress=is_first_process())
     if is_first_process():
         print(f"backbone -> {folder}")
@@ -367,18 +372,18 @@ def probe(
         patient: The column that stands for the patient, where it is not patient_id.
         seed: The same seed gives the same figures on one machine.
     """
-    config = _options(locals())
+    config = plain_options(locals())
     from .clips.splits import read_splits
     from .evaluation.fine_tune import FineTuneSettings
     from .evaluation.probe_report import report_table
     from .evaluation.probe_run import ProbeSettings, open_probed, run_probe
 
-    _require_model(backbone)
-    division, signs = read_splits(splits) if splits else None, _words(biomarkers or "")
-    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, binary=signs, required=[label, *signs])
+    require_model(backbone)
+    division, signs = read_splits(splits) if splits else None, words(biomarkers or "")
+    clips = cached_clips(manifest, cache, size=size, frames=frames, patient=patient, binary=signs, required=[label, *signs])
     fewest = sum(fold.repeat == 0 for fold in division.folds) if division else folds
-    choice = {"classes": _words(classes) if classes else None, "fewest_patients": fewest}
-    clips, labelled, notes = _labelled(clips, label, where=_pairs(where), **choice)
+    choice = {"classes": words(classes) if classes else None, "fewest_patients": fewest}
+    clips, labelled, notes = labelled_clips(clips, label, where=pairs(where), **choice)
     report = run_probe(
         open_probed(backbone, weights=weights, seed=seed),
         clips,
@@ -394,7 +399,7 @@ def probe(
         ),
         label=label,
         splits=division,
-        where=_pairs(where),
+        where=pairs(where),
         notes=notes,
         config=config,
         progress=True,
@@ -458,14 +463,14 @@ def train_biomarkers(
         patient: The column that stands for the patient, where it is not patient_id.
         seed: The same seed gives the same extractor on one machine.
     """
-    config = _options(locals())
+    config = plain_options(locals())
     from .backbones.folder import open_backbone
     from .clips.splits import read_splits
     from .features.extractors.settings import BiomarkerSettings
     from .features.extractors.weak_training import train_biomarkers as train
 
-    _require_model(backbone)
-    columns = _words(biomarkers)
+    require_model(backbone)
+    columns = words(biomarkers)
     settings = BiomarkerSettings(
         biomarkers=columns,
         embedding=embedding,
@@ -482,7 +487,7 @@ def train_biomarkers(
         seed=seed,
     )
     settings.check()  # before an hour of decoding
-    clips = _cached(manifest, cache, size=size, frames=frames, patient=patient, binary=columns, required=columns)
+    clips = cached_clips(manifest, cache, size=size, frames=frames, patient=patient, binary=columns, required=columns)
     network = open_backbone(backbone, weights=weights, seed=seed, temporal_shift=temporal_shift)
     folder = train(
         clips,
@@ -525,12 +530,12 @@ def explain(
         checks: Compare the maps with those of random networks; without, it is faster.
         seed: Of these.
     """
-    config = _options(locals())
+    config = plain_options(locals())
     from .features.explain.explanation import ExplainSettings
     from .features.explain.folder import explain as write_explanation
 
     folder = out or Path(f"explained-{Path(clip).stem}")
-    settings = ExplainSettings(method, _words(biomarkers or ""), moments, checks, seed)
+    settings = ExplainSettings(method, words(biomarkers or ""), moments, checks, seed)
     found = write_explanation(clip, model, folder, settings, frames=frames, film=film, config=config)
     for name, probability in zip(found.biomarkers, found.clip_probabilities, strict=True):
         print(f"{name:24} {probability:.2f}")
@@ -577,7 +582,7 @@ def extract_features(
         patient: The column that stands for the patient, where it is not patient_id.
         seed: Of random weights.
     """
-    config = _options(locals())
+    config = plain_options(locals())
     from .clips.cache import CacheSettings
     from .clips.manifest import read_manifest
     from .clips.sampling import Sampling
@@ -585,7 +590,7 @@ def extract_features(
     from .features.extraction.extract import extract_features as extract
     from .features.extraction.models import frame_settings
 
-    _require_model(model)
+    require_model(model)
     settings = frame_settings(model) or CacheSettings(size=size, sampling=Sampling(frames=frames))
     clips = stream(read_manifest(manifest, patient=patient), cache, settings)
     folder = extract(
@@ -647,13 +652,13 @@ def search(
         raise SonokitError(f"{query} is a file: say --model, the extractor that made {store}, to have it extracted.")
     stores = open_stores(store)
     bank = stores.final if isinstance(stores, StoreSet) else stores
-    asked, vector = (query, query) if model is None else _asked(Path(query), model, weights, bank, cache)
+    asked, vector = (query, query) if model is None else asked_clip(Path(query), model, weights, bank, cache)
     found = nearest(
         bank,
         vector,
         k,
         exclude_same_patient=not same_patient,
-        where=_pairs(where),
+        where=pairs(where),
         one_per_patient=one_per_patient,
         kind=kind,
     )
@@ -662,332 +667,6 @@ def search(
     if gallery is not None:
         write_gallery(bank, asked, found, gallery, cache if cache.is_dir() else None)
         print(f"gallery -> {gallery}")
-
-
-def audit(
-    store: str,
-    label: str,
-    out: Path,
-    task: Literal["classification", "ordinal", "regression"] | None = None,
-    splits: Path | None = None,
-    where: str | None = None,
-    classes: str | None = None,
-    labels: Path | None = None,
-    patient: str | None = None,
-    folds: int = 5,
-    repeats: int = 3,
-    permutations: int = 1999,
-    seed: int = 0,
-) -> None:
-    """Say what a store and a label give away before anyone is proud of a score on them.
-
-    Patients on both sides, one film twice, a site or a file format that tells the label, floors as good as the embedding,
-    labels that may be wrong: each check is fine, to look at, or a stop, and a verdict sums them up: docs/audit.md.
-
-    Args:
-        store: A store, or a store set: fold k is then judged on fold k's store. A folder, or a URL.
-        label: A column of the store or of --labels.
-        out: The folder to make; audit.html in it is the page to read.
-        task: Default: text or two values are classes, few whole numbers ordinal, other numbers regression.
-        splits: From sonokit split, to be audited too (default: the store set's own, or made from the rows).
-        where: Only clips with these values, such as probe=convex,site=s2.
-        classes: Only these classes, separated by commas. Without it, classes of fewer patients than folds are left out.
-        labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
-        patient: The column that stands for the patient, where it is not patient_id.
-        folds: Where no splits are given.
-        repeats: Where no splits are given.
-        permutations: How often patients exchange their values for a p-value.
-        seed: The same seed gives the same figures.
-    """
-    config = _options(locals())
-    import time
-
-    from .clips.splits import read_splits
-    from .experts.audit import audit as look
-    from .experts.audit import require_free, write_audit
-    from .features.store import open_stores
-
-    require_free(out, config)
-    started = time.perf_counter()
-    report = look(
-        open_stores(store),
-        label,
-        task=task,
-        classes=_words(classes) if classes else None,
-        where=_pairs(where),
-        labels_csv=labels,
-        splits=read_splits(splits) if splits else None,
-        patient=patient,
-        folds=folds,
-        repeats=repeats,
-        permutations=permutations,
-        seed=seed,
-    )
-    write_audit(report, out, config, seconds=round(time.perf_counter() - started, 2))
-    print(report.table())
-    print(f"\naudit -> {out} (read {out / 'audit.html'})")
-
-
-def fit_expert(
-    store: str,
-    label: str,
-    out: Path,
-    task: Literal["classification", "ordinal", "regression"] | None = None,
-    head: str = "linear",
-    recipe: Literal["mean_std", "mean", "biomarkers", "mean_std+biomarkers"] = "mean_std",
-    splits: Path | None = None,
-    where: str | None = None,
-    classes: str | None = None,
-    labels: Path | None = None,
-    patient: str | None = None,
-    folds: int = 5,
-    repeats: int = 10,
-    calibration: Literal["platt", "temperature", "isotonic", "none"] = "platt",
-    coverage: float = 0.9,
-    sets: Literal["lac", "aps"] = "lac",
-    by_class: bool = False,
-    columns: str = "site,probe",
-    seed: int = 0,
-) -> None:
-    """Fit and evaluate a head for one question on a store, in patient-grouped cross-validation, beside its floors.
-
-    Args:
-        store: A store, or a store set: fold k is then judged on fold k's store. A folder, or a URL.
-        label: A column of the store or of --labels.
-        out: The expert folder to make; report.html in it is the page to read.
-        task: Default: text or two values are classes, few whole numbers ordinal, other numbers regression.
-        head: linear, mlp or xgboost; several separated by commas, or auto: one is chosen inside the training folds.
-        recipe: What is made of a clip's segments.
-        splits: From sonokit split (default: the store set's own, or made from the rows).
-        where: Only clips with these values, such as probe=convex,site=s2.
-        classes: Only these classes, separated by commas. Without it, classes of fewer patients than folds are left out.
-        labels: A CSV keyed by clip_id or patient_id that adds or overrides labels.
-        patient: The column that stands for the patient, where it is not patient_id.
-        folds: Where no splits are given.
-        repeats: Where no splits are given.
-        calibration: How probabilities are made to mean what they say; isotonic wants a thousand clips or more.
-        coverage: How often a conformal set or interval is to hold the truth, over patients like these.
-        sets: lac gives the smallest sets, aps gives the hard clips the larger ones.
-        by_class: Promise the coverage for each class; it takes 9 patients of each for 0.9.
-        columns: By which the scores are told apart, separated by commas.
-        seed: The same seed gives the same figures.
-    """
-    config = _options(locals())
-    import json
-
-    from .clips.splits import read_splits
-    from .experts.fit import fit_expert as fit
-    from .experts.report import report_table
-    from .features.store import open_stores
-
-    folder = fit(
-        open_stores(store),
-        label,
-        out,
-        task=task,
-        heads=_words(head),
-        recipe=recipe,
-        splits=read_splits(splits) if splits else None,
-        where=_pairs(where),
-        classes=_words(classes) if classes else None,
-        labels_csv=labels,
-        patient=patient,
-        folds=folds,
-        repeats=repeats,
-        calibration=calibration,
-        coverage=coverage,
-        sets=sets,
-        by_class=by_class,
-        columns=_words(columns),
-        seed=seed,
-        config=config,
-        progress=True,
-    )
-    print(report_table(json.loads((folder / "report.json").read_text(encoding="utf-8"))))
-    print(f"\nexpert -> {folder} (read {folder / 'report.html'})")
-
-
-def predict(
-    expert: Path,
-    out: Path,
-    store: str | None = None,
-    clips: Path | None = None,
-    model: str | None = None,
-    weights: str = "none",
-    cache: Path = Path("sonokit-cache"),
-) -> None:
-    """Predict for every clip of a store, or for new clips.
-
-    Args:
-        expert: The expert folder.
-        out: The predictions, CSV or JSON by its ending.
-        store: A store of the extractor that the expert was fitted on.
-        clips: Instead of a store: a manifest, a folder of clips or one clip; needs --model.
-        model: The extractor or backbone that made the expert's store.
-        weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
-        cache: The folder of decoded frames.
-    """
-    import tempfile
-
-    from .atomic import atomic_path
-    from .errors import SonokitError
-    from .experts.folder import load_expert
-    from .experts.predict import predict as predictions_of
-    from .features.store import open_stores
-
-    if (store is None) == (clips is None):
-        raise SonokitError("give either --store (features that are there) or --clips with --model (clips to extract from).")
-    if out.exists() and "prediction" not in out.read_text(encoding="utf-8", errors="replace")[:200]:
-        raise SonokitError(f"{out} is there already and holds no predictions. Choose another --out.")
-    head = load_expert(expert)
-    if store is not None:
-        table = predictions_of(head, open_stores(store))
-    else:
-        if model is None:
-            raise SonokitError("--clips needs --model: the extractor or backbone folder that made the expert's store.")
-        with tempfile.TemporaryDirectory() as folder:
-            table = predictions_of(head, _extracted(Path(clips or ""), model, weights, head.store, cache, Path(folder)))
-    with atomic_path(out) as temporary:
-        if out.suffix == ".json":
-            table.to_json(temporary, orient="records", indent=2)
-        else:
-            table.to_csv(temporary, index=False)
-    print(f"{len(table)} predictions -> {out}")
-
-
-def _cached(
-    manifest: Path,
-    cache: Path,
-    *,
-    size: int,
-    frames: int,
-    patient: str | None,
-    binary: Sequence[str] = (),
-    required: Sequence[str] = (),
-    settings: Any = None,
-) -> Any:
-    """The manifest's clips in the frame cache, as ``settings`` or as ``frames`` squares of ``size`` pixels."""
-    from .clips.cache import CacheSettings, prepare
-    from .clips.manifest import read_manifest
-    from .clips.sampling import Sampling
-
-    rows = read_manifest(manifest, patient=patient, binary=binary, required=required)
-    return prepare(rows, cache, settings or CacheSettings(size=size, sampling=Sampling(frames=frames)))
-
-
-def _extracted(clips: Path, model: str, weights: str, made: Any, cache: Path, folder: Path) -> Any:
-    """A store in ``folder`` of a manifest's, a folder's or one clip, cut as the store header ``made`` says."""
-    from .clips.cache import CacheSettings, prepare
-    from .clips.manifest import read_manifest, write_manifest
-    from .clips.sampling import Sampling
-    from .clips.scan import clips_at
-    from .features.extraction.extract import extract_features as extract
-    from .features.store import open_stores
-
-    manifest = clips
-    if clips.suffix.lower() not in (".csv", ".parquet"):
-        manifest = folder / "manifest.csv"
-        write_manifest(clips_at(clips), manifest)
-    settings = CacheSettings(size=made.size, sampling=Sampling(**made.sampling))
-    cached = prepare(read_manifest(manifest), cache, settings)
-    choices = {"segments": made.segments, "segment_frames": made.segment_frames, "dtype": made.dtype}
-    return open_stores(extract(cached, model, folder / "store", weights=weights, **choices))
-
-
-def _asked(clip: Path, model: str, weights: str, bank: Any, cache: Path) -> tuple[Any, Any]:
-    """A clip's file as a query: what the gallery says of it, and its embedding; its name, twice, where the store has it."""
-    import tempfile
-
-    from .errors import SonokitError
-    from .features.search import direction_of
-    from .features.search.gallery import asked_from
-
-    if not clip.is_file():
-        raise SonokitError(f"with --model the query is a clip's file, and there is no file {clip}.")
-    if (Path(model) / "set.json").is_file():
-        model = str(Path(model) / "final")
-    with tempfile.TemporaryDirectory() as folder:
-        extracted = _extracted(clip, model, weights, bank.header, cache, Path(folder))
-        if extracted.header.fingerprint != bank.header.fingerprint:
-            raise SonokitError(f"{model} did not make {bank.folder}: embeddings of two models cannot be compared.")
-        held = bank.frame(["clip_id", "content_hash"])
-        same = held.loc[held["content_hash"].isin(extracted.frame(["content_hash"])["content_hash"]), "clip_id"]
-        if len(same):
-            return same.iloc[0], same.iloc[0]
-        return asked_from(extracted, cache), direction_of(extracted)
-
-
-def _labelled(clips: Any, label: str, **choice: Any) -> tuple[Any, Any, tuple[str, ...]]:
-    """The clips that can answer for a label (as fit-expert chooses them), what is true of each, and notes on the others."""
-    import numpy as np
-
-    from .evaluation.probe import LabelledClips
-    from .experts.question import pose
-
-    if clips.manifest.patient_column is None:
-        clips.manifest.patients()  # tells the user what to do
-    table = clips.table if "site" in clips.table else clips.table.assign(site=None)
-    question = pose(table, label, task="classification", patient=clips.manifest.patient_column, **choice)
-    chosen = clips.select(np.isin(clips.table["clip_id"].to_numpy(dtype=str), question.clip_ids))
-    labelled = LabelledClips(question.clip_ids, question.patients, question.truth, question.classes, question.sites)
-    return chosen, labelled, question.notes
-
-
-def _training_side(clips: Any, splits: Any, fold: int) -> Any:
-    """The clips that fold ``fold`` may learn from."""
-    import numpy as np
-
-    from .errors import SonokitError
-
-    if not 0 <= fold < len(splits.folds):
-        raise SonokitError(f"--fold {fold}: the splits have folds 0 to {len(splits.folds) - 1}.")
-    splits.check(clips.table["clip_id"])
-    return clips.select(np.isin(clips.table["clip_id"].to_numpy(dtype=str), splits.train_ids(fold)))
-
-
-def _require_model(spec: str) -> None:
-    """Refuse a misspelt timm name before hours of decoding."""
-    from .errors import SonokitError
-
-    if Path(spec).exists():
-        return
-    if len(Path(spec).parts) > 1:
-        raise SonokitError(f"there is no folder {spec}: name a backbone or extractor folder, or a timm model.")
-    from .backbones.build import require_known
-
-    require_known(spec)
-
-
-def _options(values: dict[str, Any]) -> dict[str, Any]:
-    """A command's options as plain values, the form in which config.yaml repeats them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _pairs(text: str | None) -> dict[str, str]:
-    """column=value,column=value as a dict."""
-    from .errors import SonokitError
-
-    pairs = [word.partition("=") for word in _words(text or "")]
-    broken = [name for name, sign, _ in pairs if not sign]
-    if broken:
-        raise SonokitError(f"--where takes COLUMN=VALUE, separated by commas; {broken[0]!r} has no '='.")
-    names = [name.strip() for name, _, _ in pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SonokitError(f"--where names {', '.join(twice)} more than once: a column takes one value.")
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _relative_paths(paths: Any, folder: Path, target: Path) -> Any:
-    """Paths below ``folder``, said from ``target`` (a manifest's paths are relative to its own folder)."""
-    import os
-
-    prefix = os.path.relpath(folder.resolve(), target.resolve())
-    return paths if prefix == "." else [f"{Path(prefix, p).as_posix()}" for p in paths]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -1006,9 +685,11 @@ def main(arguments: list[str] | None = None) -> int:
         "extract-features": extract_features,
         "search": search,
         "store": cli_store.COMMANDS,
-        "audit": audit,
-        "fit-expert": fit_expert,
-        "predict": predict,
+        "audit": cli_experts.audit,
+        "fit-expert": cli_experts.fit_expert,
+        "compare": cli_experts.compare,
+        "evaluate": cli_experts.evaluate,
+        "predict": cli_experts.predict,
     }
     return run_commands(commands, _DESCRIPTION, __version__, arguments)
 

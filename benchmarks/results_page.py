@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from biomarker_tables import biomarker_tables
+from expert_tables import expert_tables
 from pretraining_tables import pretraining_tables
 from sonokit.atomic import write_text
 from sonokit.experts.report import show
@@ -15,7 +16,12 @@ SCORES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "aur
 
 def write_results_page(results: Path) -> None:
     """Write ``results/../results.md``; the prose stands in ``results/*.md`` with ``{name}`` where a table goes."""
-    studies = {"pocus_road": _road_tables, "pocus_pretraining": pretraining_tables, "pocus_biomarkers": biomarker_tables}
+    studies = {
+        "pocus_road": _road_tables,
+        "pocus_pretraining": pretraining_tables,
+        "pocus_biomarkers": biomarker_tables,
+        "pocus_experts": expert_tables,
+    }
     parts = []
     for study, tables_of in studies.items():
         if not (results / f"{study}.json").exists():

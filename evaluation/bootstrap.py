@@ -19,7 +19,11 @@ from .weighted_draws import Draws, mean_over_repeats, weighted_draws
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its percentile interval; ``low`` and ``high`` are nan where ``reason`` says why there is none."""
+    """A figure with its percentile interval; ``low`` and ``high`` are nan where ``reason`` says why there is none.
+
+    The figure itself may be nan where it is not defined, or infinite, as the width of a conformal interval is that too few
+    patients leave without an end.
+    """
 
     value: float
     low: float
@@ -27,9 +31,9 @@ class Interval:
     reason: str | None = None
 
     def as_dict(self) -> dict[str, float | str | None]:
-        """Plain values for JSON, None for nan."""
+        """Plain values for JSON, None for what is not finite."""
         figures: dict[str, float | str | None] = {
-            name: None if math.isnan(figure) else figure
+            name: figure if math.isfinite(figure) else None
             for name, figure in (("value", self.value), ("low", self.low), ("high", self.high))
         }
         return figures | ({"reason": self.reason} if self.reason else {})
@@ -95,6 +99,8 @@ def interval(draws: np.ndarray, patients: np.ndarray, level: float = 0.95) -> In
     count = len(np.unique(patients))
     if count < 2:
         return Interval(value, math.nan, math.nan, "one patient only: no interval")
+    if np.isinf(draws).any():
+        return Interval(value, math.nan, math.nan, "infinite in some resamples of the patients: no interval")
     defined = resampled[~np.isnan(resampled)]
     if 2 * len(defined) < max(1, len(resampled)):
         return Interval(value, math.nan, math.nan, "undefined in most resamples of the patients: no interval")

@@ -15,6 +15,7 @@ from .bootstrap import interval
 from .patient_weights import PatientWeights
 from .predictions import Predictions
 from .scores import PRIMARY, weighted_primary
+from .value_names import value_names
 from .weighted_draws import Draws, mean_over_repeats, weighted_draws
 
 UNKNOWN = "(unknown)"
@@ -51,13 +52,10 @@ def group_names(values: pd.Series, column: str) -> np.ndarray:
     Raises:
         SonokitError: The column has too many values to score each.
     """
-    if (
-        pd.api.types.is_numeric_dtype(values)
-        and not pd.api.types.is_bool_dtype(values)
-        and values.nunique() > _MOST_GROUPS // 2
-    ):
+    number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if number and values.nunique() > _MOST_GROUPS // 2:
         values = pd.qcut(values, _PARTS, duplicates="drop", precision=3)
-    names = values.astype("string").fillna(UNKNOWN)
+    names = (value_names(values) if number else values.astype("string")).fillna(UNKNOWN)
     names = names.where(names.str.strip() != "", UNKNOWN)
     if names.nunique() > _MOST_GROUPS:
         raise SonokitError(

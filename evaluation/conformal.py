@@ -81,20 +81,23 @@ class ConformalInterval:
         level: Promised coverage.
         half_width: In the unit of the label; infinite with too few patients.
         patients: How many it rests on.
+        bounds: What the label can be; no end lies beyond. Nothing true is lost by that, so the coverage stays.
     """
 
     level: float
     half_width: float
     patients: int
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def apply(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends [...] around predictions [...]."""
-        return values - self.half_width, values + self.half_width
+        return np.clip(values - self.half_width, *self.bounds), np.clip(values + self.half_width, *self.bounds)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; None for an infinite width."""
         half_width = None if math.isinf(self.half_width) else self.half_width
-        return {"level": self.level, "half_width": half_width, "patients": self.patients}
+        bounds = [None if math.isinf(end) else end for end in self.bounds]
+        return {"level": self.level, "half_width": half_width, "patients": self.patients, "bounds": bounds}
 
 
 def sets_from_dict(plain: Mapping[str, Any]) -> ConformalSets:
@@ -108,7 +111,9 @@ def sets_from_dict(plain: Mapping[str, Any]) -> ConformalSets:
 def interval_from_dict(plain: Mapping[str, Any]) -> ConformalInterval:
     """What :meth:`ConformalInterval.as_dict` wrote."""
     half_width = math.inf if plain["half_width"] is None else float(plain["half_width"])
-    return ConformalInterval(float(plain["level"]), half_width, int(plain["patients"]))
+    low, high = plain.get("bounds") or (None, None)
+    bounds = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    return ConformalInterval(float(plain["level"]), half_width, int(plain["patients"]), bounds)
 
 
 def fit_sets(
@@ -141,10 +146,25 @@ def fit_sets(
     return ConformalSets(kind, level, by_class, thresholds, tuple(len(np.unique(patients[part])) for part in parts))
 
 
-def fit_interval(values: np.ndarray, truth: np.ndarray, patients: np.ndarray, *, level: float = 0.9) -> ConformalInterval:
-    """Calibrate an interval from absolute errors (Papadopoulos et al. 2002); arguments as in :func:`fit_sets`, values [N]."""
+def fit_interval(
+    values: np.ndarray,
+    truth: np.ndarray,
+    patients: np.ndarray,
+    *,
+    level: float = 0.9,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> ConformalInterval:
+    """Calibrate an interval from absolute errors (Papadopoulos et al. 2002).
+
+    Args:
+        values: Predictions, float [N].
+        truth: float [N].
+        patients: Whose each clip is, [N].
+        level: Promised coverage, between 0 and 1.
+        bounds: What the label can be.
+    """
     half_width = patient_quantile(np.abs(np.asarray(values) - truth), patients, level)
-    return ConformalInterval(level, half_width, len(np.unique(patients)))
+    return ConformalInterval(level, half_width, len(np.unique(patients)), bounds)
 
 
 def class_scores(probabilities: np.ndarray, kind: SetKind) -> np.ndarray:

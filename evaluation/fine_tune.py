@@ -5,10 +5,12 @@ An epoch shows a few frames of every clip, one from each equal part of it (Wang 
 and a cosine; the backbone learns slower than the classifier, which starts at zero behind a normalisation without parameters
 (He et al. 2022, masked autoencoders), so that the first steps do not tear at the backbone. A clip's prediction is the mean
 over its frames of the class probabilities.
+
+A fold's file also says what the fold cost and whom it was trained on, and may hold predictions of clips that nobody labelled:
+soft targets for a small head (Hinton et al. 2015, distillation), read with
+:func:`~sonokit.evaluation.fine_tuned_folds.read_fine_tuned`.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +29,7 @@ from ..backbones.folder import backbone_fingerprint
 from ..clips.augment import augment_named
 from ..errors import SonokitError
 from .embedding import FrameClips, to_input
+from .fine_tuned_folds import MoreClips, Watch, contents, finished, fold_identity
 from .out_of_fold import FoldRows
 from .predictions import Predictions
 from .probe import LabelledClips
@@ -82,6 +85,8 @@ def fine_tune(
     settings: FineTuneSettings | None = None,
     *,
     folder: Path | None = None,
+    also: MoreClips | None = None,
+    splits: str | None = None,
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> Predictions:
@@ -95,16 +100,23 @@ def fine_tune(
         settings: None: the defaults.
         folder: Where each finished fold is written, ``fold-NNN.json``; one that is there, of the same settings, backbone and
             clips, is not trained again.
+        also: More clips that each fold's network predicts, into the fold's file; a finished fold that lacks them is trained
+            again. None: nobody asks, and files with or without them serve.
+        splits: Fingerprint of the splits that the folds come from, written into the files.
         device: Where to work.
         progress: Show a bar on standard error.
 
     Raises:
-        SonokitError: Clips and labels differ in number, or a fold has nothing to train on.
+        SonokitError: Clips and labels differ in number, a fold has nothing to train on, or more clips are to be predicted and
+            there is no folder to write them to.
     """
     settings = settings or FineTuneSettings()
+    if also is not None and folder is None:
+        raise SonokitError("predictions of more clips are written into the folds' files: name a folder for these")
     if len(clips) != len(labelled):
         raise SonokitError(f"{len(clips)} clips but labels of {len(labelled)}: give both in the same order")
-    contents = [_content(clips[i].frames) for i in range(len(clips))]
+    films = contents(clips)
+    more = None if also is None else also.identity()
     values = np.full((1 + max(fold.repeat for fold in folds), len(labelled), len(labelled.classes)), np.nan)
     bar = tqdm(total=len(folds) * settings.epochs, desc="fine-tuning", unit="epoch", leave=False, disable=not progress)
     with bar:
@@ -113,17 +125,22 @@ def fine_tune(
                 raise SonokitError(f"fold {fold.index} leaves too little to train on: take fewer folds or more patients")
             backbone = backbone_of(fold)
             file = folder / f"fold-{fold.index:03d}.json" if folder is not None else None
-            identity = _identity(backbone, labelled, contents, fold, settings)
-            found = _finished(file, identity)
+            identity = _identity(backbone, labelled, films, fold, settings)
+            found = finished(file, identity, more)
             if found is None:
-                found = _tune_fold(backbone, clips, labelled, fold, settings, torch.device(device), bar)
+                found = _tune_fold(backbone, clips, labelled, fold, settings, torch.device(device), bar, also)
                 if file is not None:
-                    ids = labelled.clip_ids[fold.test].tolist()
-                    write_json(file, {"identity": identity, "repeat": fold.repeat, "clip_ids": ids, **found})
+                    found |= {} if also is None else {"also": {"identity": more, **found["also"]}}
+                    write_json(file, {"identity": identity, "splits": splits, **_who(labelled, fold), **found})
             else:
                 bar.update(settings.epochs)
             values[fold.repeat, fold.test] = np.array(found["values"]).reshape(len(fold.test), -1)
     return labelled.predictions(values)
+
+
+def _who(labelled: LabelledClips, fold: FoldRows) -> dict[str, Any]:
+    tested, trained = (labelled.clip_ids[rows].tolist() for rows in (fold.test, fold.train))
+    return {"repeat": fold.repeat, "classes": labelled.classes, "clip_ids": tested, "trained_on": trained}
 
 
 class _Classifier(nn.Module):
@@ -159,17 +176,27 @@ def _tune_fold(
     settings: FineTuneSettings,
     device: torch.device,
     bar: Any,
+    also: MoreClips | None,
 ) -> dict[str, Any]:
-    """Train on the fold's training clips; ``values`` of its test clips [M][K], and the training loss of each epoch."""
+    """Train on the fold's training clips; ``values`` of its test clips [M][K], the training loss of each epoch, the cost."""
     seed = int(np.random.SeedSequence([settings.seed, fold.index]).generate_state(1)[0])
     with torch.random.fork_rng():  # dropout and dropped paths draw from the global generator
         torch.manual_seed(seed)
         frozen = settings.batch_norm == "frozen"
         network = _Classifier(backbone, len(labelled.classes), frozen_statistics=frozen)
         network.to(device).to(memory_format=torch.channels_last)
+        watch = Watch()
         losses = _train(network, clips, labelled.truth, fold.train, settings, Generator().manual_seed(seed), bar)
+        cost = {"train": watch.lap()}
         values = [_predict(network, clips[int(row)].frames, settings.size) for row in fold.test]
-    return {"values": np.round(values, 7).tolist(), "training_loss": losses}
+        cost["predict"] = watch.lap()
+        found: dict[str, Any] = {"values": np.round(values, 7).tolist(), "training_loss": losses, "cost": cost}
+        if also is not None:
+            more = [_predict(network, also.clips[row].frames, settings.size) for row in range(len(also.clips))]
+            told = np.round(np.reshape(more, (-1, len(labelled.classes))), 7)
+            found["also"] = {"clip_ids": also.clip_ids.tolist(), "values": told.tolist()}
+            cost["also"] = watch.lap()
+    return found
 
 
 def _train(
@@ -250,22 +277,8 @@ def _predict(network: _Classifier, frames: np.ndarray, size: int) -> np.ndarray:
     return logits.double().softmax(dim=1).mean(dim=0).cpu().numpy()
 
 
-def _identity(
-    backbone: Backbone, labelled: LabelledClips, contents: list[str], fold: FoldRows, settings: FineTuneSettings
-) -> str:
-    """Hash of all that decides a fold's figures."""
-    training = [(contents[row], int(labelled.truth[row])) for row in fold.train]
-    tested = [(str(labelled.clip_ids[row]), contents[row]) for row in fold.test]
-    parts = [asdict(settings), backbone_fingerprint(backbone), labelled.classes, fold.index, fold.repeat, training, tested]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _content(frames: np.ndarray) -> str:
-    return hashlib.sha256(str(frames.shape).encode() + np.ascontiguousarray(frames).tobytes()).hexdigest()
-
-
-def _finished(file: Path | None, identity: str) -> dict[str, Any] | None:
-    if file is None or not file.is_file():
-        return None
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return found if found["identity"] == identity else None
+def _identity(backbone: Backbone, labelled: LabelledClips, films: list[str], fold: FoldRows, settings: FineTuneSettings) -> str:
+    training = [(films[row], int(labelled.truth[row])) for row in fold.train]
+    tested = [(str(labelled.clip_ids[row]), films[row]) for row in fold.test]
+    place = fold.index, fold.repeat
+    return fold_identity(asdict(settings), backbone_fingerprint(backbone), labelled.classes, place, training, tested)

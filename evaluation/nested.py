@@ -3,7 +3,9 @@
 Two ways to come by predictions to fit a fold's readout to:
 
 - :func:`nested_out_of_fold` divides the fold's training side once more by patient. Nothing of the test side can enter. It
-  costs an inner cross-validation a fold, and it is the way wherever the features do not depend on labels.
+  costs an inner cross-validation a fold, and it is the way wherever the features do not depend on labels. A head that divided
+  its training rows itself, to choose by them, has such predictions already (``inner_values_``): those are taken. They are a
+  little too good, as those of whatever was chosen by them; the coverage that is reported is measured on the test sides.
 - :func:`readouts_of_other_folds` takes the out-of-fold predictions of the same repeat's other test sides. It costs nothing,
   and it is the way for features whose extractor was fitted on the labels of the training side: there the inner way would
   calibrate on clips that the extractor knows. Its price: the heads behind those predictions had the fold's test labels among
@@ -19,7 +21,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import SonokitError
-from .out_of_fold import Estimator, FoldRows, fit_rows, out_of_fold, predicted_values
+from .out_of_fold import Estimator, FoldRows, fit_rows, out_of_fold, predicted_values, require_training_rows
 from .readout import Readout, ReadoutSettings, fit_readout
 from .scores import Task
 
@@ -98,22 +100,26 @@ def nested_out_of_fold(
         shown: The same folds inside a progress bar.
 
     Raises:
-        SonokitError: A fold's training side has fewer than two patients.
+        SonokitError: A fold's training side is empty or has fewer than two patients.
     """
     found = _empty(len(truth), folds, task, classes)
     with threadpool_limits(1, user_api="blas"):  # as in out_of_fold: a fold's matrices are small
         for fold in folds if shown is None else shown:
             if len(fold.test) == 0:
                 continue
+            require_training_rows(fold)
             inputs = features(fold)
             sides = inputs[fold.train], truth[fold.train], patients[fold.train]
-            inner = inner_out_of_fold(
-                make, *sides, task=task, class_count=len(classes), folds=settings.inner_folds, seed=settings.seed
-            )
-            readout = fit_readout(task, classes, inner[None], sides[1], sides[2], settings)
             estimator = fit_rows(make, inputs, truth, patients, fold.train, task=task)
             if fitted is not None:
                 fitted(fold, estimator)
+            inner = _own_inner_values(estimator, task, len(classes))
+            if inner is None:
+                inner = inner_out_of_fold(
+                    make, *sides, task=task, class_count=len(classes), folds=settings.inner_folds, seed=settings.seed
+                )
+            known = ~np.isnan(inner).reshape(len(inner), -1).any(axis=1)  # a choice on much data looks at a part of it
+            readout = fit_readout(task, classes, inner[known][None], sides[1][known], sides[2][known], settings)
             values = np.round(predicted_values(estimator, inputs[fold.test], task, len(classes)), 7)
             _read(found, readout, fold, values)
     return found
@@ -210,7 +216,10 @@ def inner_out_of_fold(
 
 
 def inner_folds(truth: np.ndarray, patients: np.ndarray, *, task: Task, folds: int = 5, seed: int = 0) -> list[FoldRows]:
-    """A training side divided by patient, stratified where the label has classes; arguments as in :func:`inner_out_of_fold`."""
+    """A training side divided by patient, stratified where the label has classes; arguments as in :func:`inner_out_of_fold`.
+
+    Every fold tests something, so there may be fewer of them than were asked for, but never fewer than two.
+    """
     count = min(folds, len(np.unique(patients)))
     if task != "regression":
         count = min(count, int(np.unique(truth, return_counts=True)[1].max()))
@@ -220,7 +229,19 @@ def inner_folds(truth: np.ndarray, patients: np.ndarray, *, task: Task, folds: i
     splitter = kind(n_splits=count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # a class of fewer rows than inner folds is no fault: some folds do not test it
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return [FoldRows(k, 0, train, test) for k, (train, test) in enumerate(splitter.split(truth, truth, patients))]
+        sides = [(train, test) for train, test in splitter.split(truth, truth, patients) if len(test)]
+    if len(sides) < 2:  # stratifying by large patients may give some folds nobody, here all but one
+        sides = list(GroupKFold(2, shuffle=True, random_state=seed).split(truth, truth, patients))
+    return [FoldRows(k, 0, train, test) for k, (train, test) in enumerate(sides)]
+
+
+def _own_inner_values(estimator: Estimator, task: Task, class_count: int) -> np.ndarray | None:
+    """What an estimator said of its training rows while it chose, [M, K] or [M]; None where it chose nothing."""
+    values = getattr(estimator, "inner_values_", None)
+    if values is None or task == "regression":
+        return values
+    # classes beyond the last one that the training side has
+    return np.pad(values, ((0, 0), (0, class_count - values.shape[1])))
 
 
 def _empty(clips: int, folds: Sequence[FoldRows], task: Task, classes: tuple[str, ...]) -> Reading:

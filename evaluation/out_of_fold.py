@@ -100,6 +100,9 @@ def out_of_fold(
 
     Returns:
         float64 [R, N, K] class probabilities, or [R, N] values; nan for rows that no fold tests.
+
+    Raises:
+        SonokitError: A fold tests clips and trains on none.
     """
     repeats = 1 + max(fold.repeat for fold in folds)
     shape = (repeats, len(truth)) if task == "regression" else (repeats, len(truth), class_count)
@@ -109,8 +112,7 @@ def out_of_fold(
         for fold in folds if shown is None else shown:
             if len(fold.test) == 0:
                 continue
-            if len(fold.train) == 0:
-                raise SonokitError(f"fold {fold.index} leaves no clip to train on: take fewer folds or more patients")
+            require_training_rows(fold)
             inputs = features(fold)
             estimator = fit_rows(make, inputs, truth, patients, fold.train, task=task)
             if fitted is not None:
@@ -122,11 +124,29 @@ def out_of_fold(
 def fit_rows(
     make: Callable[[], Estimator], inputs: np.ndarray, truth: np.ndarray, patients: np.ndarray, rows: np.ndarray, *, task: Task
 ) -> Estimator:
-    """An estimator fitted on some rows; where they are all of one class there is nothing to learn, and a constant says so."""
-    only_one = task != "regression" and len(np.unique(truth[rows])) == 1
+    """An estimator fitted on some rows; where they are all of one class there is nothing to learn, and a constant says so.
+
+    ``truth`` are class codes or numbers [N], or soft targets [N, K].
+    """
+    only_one = task != "regression" and only_one_class(truth[rows])
     estimator = _OneClass() if only_one else make()
     estimator.fit(inputs[rows], truth[rows], groups=patients[rows])
     return estimator
+
+
+def require_training_rows(fold: FoldRows) -> None:
+    """Refuse a fold with nothing to fit on.
+
+    Raises:
+        SonokitError: It names the fold.
+    """
+    if len(fold.train) == 0:
+        raise SonokitError(f"fold {fold.index} leaves no clip to train on: take fewer folds or more patients")
+
+
+def only_one_class(truth: np.ndarray) -> bool:
+    """Whether class codes [M], or soft targets [M, K], are of one class and nothing can be learnt from them."""
+    return int((truth > 0).any(axis=0).sum()) == 1 if truth.ndim == 2 else len(np.unique(truth)) == 1
 
 
 def predicted_values(estimator: Any, inputs: np.ndarray, task: Task, class_count: int) -> np.ndarray:
@@ -142,7 +162,7 @@ class _OneClass:
     """Predicts the only class there was."""
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "_OneClass":
-        self.classes_ = np.unique(y)
+        self.classes_ = np.flatnonzero((y > 0).any(axis=0)) if y.ndim == 2 else np.unique(y)
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:

@@ -40,7 +40,8 @@ class PatientWeights:
 
     def __matmul__(self, cells: np.ndarray) -> np.ndarray:
         """Weighted sums of what each clip has: [B] of cells [N], [B, M] of cells [N, M]."""
-        return self.counts @ (self._by_patient @ np.asarray(cells, dtype=np.float64))
+        with np.errstate(invalid="ignore"):  # an infinite cell of a patient who is not drawn is nan, which is what it is worth
+            return self.counts @ (self._by_patient @ np.asarray(cells, dtype=np.float64))
 
     def __mul__(self, factor: np.ndarray) -> "PatientWeights":
         """The same with each clip's amount multiplied by ``factor`` [N], for instance a mask."""

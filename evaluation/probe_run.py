@@ -14,7 +14,8 @@ from ..atomic import write_json
 from ..backbones.build import Backbone, build_backbone
 from ..backbones.folder import backbone_fingerprint, open_backbone, read_provenance
 from ..clips.cached_clips import CachedClips
-from ..clips.splits import Splits, make_splits
+from ..clips.held_out_column import divide_as_told, held_out_by_column, require_held_out
+from ..clips.splits import Splits
 from ..errors import SonokitError
 from ..run_folder import require_same_config, write_config
 from .biomarker_probe import macro_auroc
@@ -103,7 +104,7 @@ def run_probe(
         out: The folder to make.
         settings: What and how.
         label: The column that ``labelled`` comes from.
-        splits: The study's; None: made from the clips.
+        splits: The study's; None: made from the clips. What a column ``split`` holds out stays out either way.
         where: How the clips were chosen, for the report.
         notes: What a reader must know about the choice of clips.
         config: The command's resolved options, for config.yaml.
@@ -114,13 +115,13 @@ def run_probe(
         The report; see :mod:`sonokit.evaluation.probe_report`.
 
     Raises:
-        SonokitError: Labels of these clips went into the backbone, splits and clips do not belong together, or ``out`` holds
-            something else.
+        SonokitError: Labels of these clips went into the backbone, splits and clips do not belong together, the splits divide
+            what a column ``split`` holds out, or ``out`` holds something else.
     """
     _require_free(out, config)
     hashes = clips.table["content_hash"]
     require_unseen(probed.provenance, hashes, labelled.patients)
-    used = splits or _make_splits(clips, labelled, settings, label)
+    used, said = _splits(splits, clips, labelled, settings, label)
     folds = fold_rows(used, labelled.clip_ids, labelled.patients)
     write_config(out, config)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -141,7 +142,7 @@ def run_probe(
         "size": settings.size,
         "frames": clips.settings.key,
         "splits_given": splits is not None,
-        "notes": [*notes, *_notes(probed, hashes, labelled, splits)],
+        "notes": [*notes, *said, *_notes(probed, hashes, labelled, splits)],
     }
     report = make_report(measured, labelled, used, about, draws=settings.draws, seed=settings.seed, level=settings.level)
     write_json(out / "report.json", report)
@@ -178,7 +179,7 @@ class _Work:
         nothing, metadata = np.zeros((len(labelled), 1)), metadata_features(self.clips.table)
         shown = TITLES["metadata"] if self.progress else None
         return {
-            "most_frequent": probe(labelled, nothing, folds, MostFrequent),
+            "most_frequent": probe(labelled, nothing, folds, lambda: MostFrequent(of=labelled.truth)),
             "metadata": probe(labelled, metadata, folds, lambda: MetadataForest(seed=seed), progress=shown),
             "random_init": self._random_init(),
         }
@@ -207,12 +208,19 @@ def _biomarkers(features: np.ndarray, clips: CachedClips, splits: Splits, settin
     return macro_auroc(features, clips.table, settings.biomarkers, splits, seed=settings.seed)
 
 
-def _make_splits(clips: CachedClips, labelled: LabelledClips, settings: ProbeSettings, label: str) -> Splits:
-    """Folds by patient, stratified by class."""
-    table = clips.table[["clip_id", *(["site"] if "site" in clips.table else [])]].copy()
+def _splits(
+    given: Splits | None, clips: CachedClips, labelled: LabelledClips, settings: ProbeSettings, label: str
+) -> tuple[Splits, list[str]]:
+    """The study's splits, or folds by patient, stratified by class; and notes on a column ``split``."""
+    column = clips.manifest.patient_column or "clip_id"
+    table = clips.table[["clip_id", *(name for name in ("site", "split") if name in clips.table)]].copy()
+    if given is not None:
+        out, said = held_out_by_column(table.assign(**{column: labelled.patients}), column)
+        require_held_out(given, out, labelled.clip_ids)
+        return given, said
     table[label] = np.asarray(labelled.classes, dtype=object)[labelled.truth]
-    return make_splits(
-        table, labelled.patients, label=label, patient_column=clips.manifest.patient_column or "clip_id",
+    return divide_as_told(
+        table, labelled.patients, label=label, patient_column=column,
         folds=settings.folds, repeats=settings.repeats, seed=settings.seed,
     )  # fmt: skip
 

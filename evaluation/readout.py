@@ -5,6 +5,7 @@ numbers, kept as JSON beside the head. Conformal sets read the raw probabilities
 calibrator that was fitted to the same clips; operating points read the calibrated ones, since those are what a user sees.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class ReadoutSettings:
         points: What each finding's thresholds are chosen for, (what, how much).
         inner_folds: Of a training side, for predictions of clips that a head had not seen.
         seed: Of the inner folds.
+        bounds: What a number can be, where that is known; ends of intervals stay inside.
     """
 
     calibration: Method = "platt"
@@ -43,6 +45,7 @@ class ReadoutSettings:
     points: tuple[tuple[Fixed, float], ...] = (("specificity", 0.9), ("sensitivity", 0.9))
     inner_folds: int = 5
     seed: int = 0
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def fit_readout(
     flat, told = values.reshape(repeats * clips, *values.shape[2:]), np.tile(truth, repeats)
     owners, weights = np.tile(patients, repeats), np.full(repeats * clips, 1 / repeats)
     if task == "regression":
-        return Readout(None, None, fit_interval(flat, told, owners, level=settings.coverage), ())
+        return Readout(None, None, fit_interval(flat, told, owners, level=settings.coverage, bounds=settings.bounds), ())
     calibrator = fit_calibrator(flat, told, method=settings.calibration, weights=weights)
     sets = fit_sets(flat, told, owners, level=settings.coverage, kind=settings.sets, by_class=settings.by_class)
     calibrated = Readout(calibrator, sets, None, ()).calibrated(flat)

@@ -63,7 +63,7 @@ def weighted_scores(task: Task, y_true: np.ndarray, prediction: np.ndarray, weig
 
 
 def weighted_primary(task: Task, y_true: np.ndarray, prediction: np.ndarray, weights: Weights) -> np.ndarray:
-    """The task's primary score alone, [B], which needs no ranking and is much cheaper; arguments as in :func:`weighted_scores`."""
+    """The task's primary score alone, [B], which needs no ranking and is cheaper; arguments as in :func:`weighted_scores`."""
     if task == "regression":
         return _divide(weights @ np.abs(prediction - y_true), weights.sum(axis=1))
     confusion = weighted_confusion(y_true, prediction.argmax(axis=1), prediction.shape[1], weights)

@@ -18,21 +18,40 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.readout import ReadoutSettings
 from ..features.store import EmbeddingStore, StoreSet
 from .question import Question
-from .recipes import clip_features
+from .recipes import clip_features, feature_names, recipe_columns, union_recipe, usual_recipes
 
 Measured = Predictions | str
 """Predictions, or the reason why there are none."""
 
 
 class QuestionFeatures:
-    """The features of a question's clips, as each fold may see them: every array is [N, F] in the question's order.
+    """The features of a question's rows, as each fold may see them: every array is [N, F] in the question's order.
+
+    With several recipes F holds the blocks that any of them needs, each once.
+
+    Attributes:
+        recipes: Those that were asked for, "auto" resolved.
+        columns: Recipe -> its columns, int64 [·].
+        names: What each column is, F of them.
 
     Raises:
         SonokitError: An extractor was fitted on the labels of clips that it would be evaluated on.
     """
 
-    def __init__(self, stores: EmbeddingStore | StoreSet, question: Question, recipe: str, splits: Splits | None) -> None:
-        self.stores, self.question, self.recipe = stores, question, recipe
+    def __init__(
+        self,
+        stores: EmbeddingStore | StoreSet,
+        question: Question,
+        recipes: str | Sequence[str],
+        splits: Splits | None,
+    ) -> None:
+        self.stores, self.question = stores, question
+        asked = (recipes,) if isinstance(recipes, str) else tuple(recipes)
+        self.recipes = tuple(dict.fromkeys(usual_recipes(self.final_store) if "auto" in asked else asked))
+        self.union = union_recipe(self.recipes)
+        header = self.final_store.header_on_disk
+        self.columns = recipe_columns(self.recipes, header.dimensions, len(header.biomarkers))
+        self.names = feature_names(self.union, header.dimensions, header.biomarkers)
         if isinstance(stores, StoreSet):
             _require_own_splits(stores, splits)
         elif question.table["extractor_trained_on"].fillna(False).any():
@@ -49,7 +68,7 @@ class QuestionFeatures:
     def final(self) -> np.ndarray:
         """From the final store."""
         if self._final is None:
-            self._final = clip_features(self.final_store, self.recipe).rows(self.question.clip_ids)
+            self._final = self.read(self.final_store, self.union)
         return self._final
 
     def of(self, fold: FoldRows) -> np.ndarray:
@@ -57,15 +76,24 @@ class QuestionFeatures:
         if not isinstance(self.stores, StoreSet):
             return self.final
         store = self.stores.folds[fold.index]
-        marks = store.frame(["clip_id", "extractor_trained_on"]).drop_duplicates("clip_id").set_index("clip_id")
-        if marks["extractor_trained_on"].reindex(self.question.clip_ids[fold.test]).any():
+        if self._trained_on(store, fold.test):
             raise SonokitError(f"{store.folder} was fitted on clips that fold {fold.index} tests: make the store set again")
-        return clip_features(store, self.recipe).rows(self.question.clip_ids)
+        return self.read(store, self.union)
+
+    def read(self, store: EmbeddingStore, recipe: str) -> np.ndarray:
+        """What a recipe makes of the question's rows in some store, [N, ·]."""
+        question = self.question
+        only = question.every_clip[0] if question.unit == "patient" else None
+        found = clip_features(store, recipe, question.unit, question.patient_column, only=only)
+        return found.rows(question.clip_ids)
 
     def trained_on(self, rows: np.ndarray) -> bool:
         """Whether the final extractor was fitted on labels of any of these clips; ``rows`` [·]."""
-        marks = self.final_store.frame(["clip_id", "extractor_trained_on"]).drop_duplicates("clip_id").set_index("clip_id")
-        return bool(marks["extractor_trained_on"].reindex(self.question.clip_ids[rows]).any())
+        return self._trained_on(self.final_store, rows)
+
+    def _trained_on(self, store: EmbeddingStore, rows: np.ndarray) -> bool:
+        marks = store.frame(["clip_id", "extractor_trained_on"]).drop_duplicates("clip_id").set_index("clip_id")
+        return bool(marks["extractor_trained_on"].reindex(self.question.clips_of(rows)).any())
 
 
 def cross_validate(

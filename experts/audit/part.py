@@ -8,7 +8,7 @@ import numpy as np
 from ..question import Question
 
 
-def without_held_out(question: Question, held_out: Sequence[str]) -> Question:
+def without_held_out(question: Question, held_out: Sequence[str] | np.ndarray) -> Question:
     """The question without the held-out clips, of which no label is looked at."""
     rows = ~np.isin(question.clip_ids, np.asarray(held_out, dtype=str))
     if rows.all():

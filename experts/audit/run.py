@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ...clips.held_out_column import held_out_by_column, require_held_out
 from ...clips.splits import Splits, make_splits
 from ...evaluation.scores import Task
 from ...features.store import EmbeddingStore, StoreSet
@@ -57,17 +58,22 @@ def audit(
         seed: The same seed gives the same report.
 
     Raises:
-        SonokitError: The question cannot be asked of this store; the message says why and what to do.
+        SonokitError: The question cannot be asked of this store, or the splits divide what its column ``split`` holds out; the
+            message says why and what to do.
     """
     final = stores.final if isinstance(stores, StoreSet) else stores
     given = stores.splits if isinstance(stores, StoreSet) and splits is None else splits
     column, table = patient or (given.patient_column if given else "patient_id"), clip_table(final)
+    out, said = held_out_by_column(table, column)
+    named = np.union1d(out, np.asarray(given.held_out if given else (), dtype=str))
     question = pose(
-        table, label, task=task, classes=classes, where=where, patient=column,
+        table, label, task=task, classes=classes, where=where, patient=column, held_out=named,
         fewest_patients=sum(fold.repeat == 0 for fold in given.folds) if given else folds,
         labels_csv=Path(labels_csv) if labels_csv else None,
     )  # fmt: skip
-    opened = without_held_out(question, given.held_out if given else ())
+    if given:
+        require_held_out(given, out, question.clip_ids)
+    opened = without_held_out(replace(question, notes=(*question.notes, *said)), named)
     if final.header_on_disk.fitted_on_labels:
         opened = replace(opened, notes=(*opened.notes, _FITTED))
     part = some_patients(opened, most_clips, seed)

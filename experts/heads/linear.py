@@ -2,24 +2,26 @@
 
 Classes: L2-penalised logistic regression, C = 1, classes weighted alike. Regression: ridge whose penalty is a tenth of the
 number of features, which on standardised features is kernel ridge on their mean product with λ = 0.1, however many they are.
+With more features than rows both are fitted in the space that the rows span (:mod:`~sonokit.experts.heads.span`), which gives
+the same weights.
 """
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ...atomic import write_json
-from ...errors import SonokitError
+from .span import spanned
+from .targets import class_targets
+from .trusted_files import dump, load_only
 
 TRUSTED = (
     "numpy.float64",
@@ -31,28 +33,45 @@ TRUSTED = (
 )
 """All that a linear head's file may hold besides plain values."""
 
+NEWTON_WORK = 2e8
+"""Rows × features² × classes² of one Newton step up to which its few steps are quicker than the many of L-BFGS."""
+
 
 class LinearHead(BaseEstimator):
-    """Logistic or ridge regression on standardised features; see :mod:`sonokit.experts.heads` for the interface."""
+    """Logistic or ridge regression on standardised features; see :mod:`sonokit.experts.heads.by_name` for the interface.
+
+    Args:
+        task: Of class codes or numbers.
+        C: Of the logistic regression: the inverse of its penalty.
+        penalty: Of ridge regression, a feature.
+        seed: Nothing here is drawn.
+    """
 
     name = "linear"
 
-    def __init__(self, task: Literal["classification", "regression"] = "classification", C: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        task: Literal["classification", "regression"] = "classification",
+        C: float = 1.0,
+        penalty: float = 0.1,
+        seed: int = 0,
+    ) -> None:
         self.task = task
         self.C = C
+        self.penalty = penalty
         self.seed = seed
 
     def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "LinearHead":
-        """Fit on X [N, F], y [N]; ``groups`` are not looked at."""
-        model: Any
-        if self.task == "regression":
-            model = Ridge(alpha=0.1 * X.shape[1])
-        else:
-            model = LogisticRegression(C=self.C, class_weight="balanced", max_iter=1000)
-        self.pipeline_ = Pipeline([("scale", StandardScaler()), ("model", model)])
-        self.pipeline_.fit(np.asarray(X, dtype=np.float64), y)
-        if self.task == "classification":
-            self.classes_ = self.pipeline_.classes_
+        """Fit on X [N, F], y [N] or soft targets [N, K]; ``groups`` are not looked at."""
+        scaler = StandardScaler()
+        scaled = scaler.fit_transform(np.asarray(X, dtype=np.float64))
+        reduced = spanned(scaled)
+        coordinates = scaled if reduced is None else reduced[0]  # [N, F or D]
+        model = self._ridge(coordinates, y, scaled.shape[1]) if self.task == "regression" else self._logistic(coordinates, y)
+        if reduced is not None:
+            model.coef_ = model.coef_ @ reduced[1].T  # [K or 1, F]
+            model.n_features_in_ = scaled.shape[1]
+        self.pipeline_ = Pipeline([("scale", scaler), ("model", model)])
         return self
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -66,8 +85,7 @@ class LinearHead(BaseEstimator):
     def save(self, folder: Path) -> None:
         """Write ``head.json`` and ``linear.skops``."""
         folder.mkdir(parents=True, exist_ok=True)
-        with _skops() as skops:
-            skops.dump(self.pipeline_, folder / "linear.skops")
+        dump(self.pipeline_, folder / "linear.skops")
         write_json(folder / "head.json", {"head": self.name, "settings": self.get_params()})
 
     @classmethod
@@ -78,55 +96,23 @@ class LinearHead(BaseEstimator):
             SonokitError: The file holds a type that is not among ``TRUSTED``.
         """
         head = cls(**json.loads((folder / "head.json").read_text(encoding="utf-8"))["settings"])
-        file = folder / "linear.skops"
-        with _skops() as skops:
-            # skops itself trusts far more than a linear head needs, so its list is looked at by our own.
-            strange = sorted(set(_types_in(file)) - set(TRUSTED)) or skops.get_untrusted_types(file=file)
-            if strange:
-                raise SonokitError(f"{file} holds types that no linear head has ({', '.join(strange)}): it is not loaded")
-            head.pipeline_ = skops.load(file, trusted=[])
+        head.pipeline_ = load_only(folder / "linear.skops", TRUSTED, "linear head")
         if head.task == "classification":
             head.classes_ = head.pipeline_.classes_
         return head
 
+    def _ridge(self, coordinates: np.ndarray, y: np.ndarray, features: int) -> Any:
+        return Ridge(alpha=self.penalty * features).fit(coordinates, y)
 
-def _types_in(file: Path) -> list[str]:
-    """Every type that a skops file would construct, read from its schema without constructing any."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(file) as archive:
-            schema = json.loads(archive.read("schema.json"))
-    except (OSError, KeyError, zipfile.BadZipFile, json.JSONDecodeError) as fault:
-        raise SonokitError(f"{file} is missing or not a skops file: fit the expert again") from fault
-    return [name for name in _walk(schema) if not name.startswith("builtins.")]
-
-
-def _walk(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "__class__" in node and "__module__" in node:
-            yield f"{node['__module__']}.{node['__class__']}"
-        for child in node.values():
-            yield from _walk(child)
-    elif isinstance(node, list):
-        for child in node:
-            yield from _walk(child)
-
-
-@contextmanager
-def _skops() -> Iterator[ModuleType]:
-    """``skops.io``, imported without torch.
-
-    To list scikit-learn's estimators skops imports every module of it, one of which would pull torch in (several seconds,
-    and torch need not be there for a linear head); that module alone is skipped while torch looks absent.
-    """
-    hide = "torch" not in sys.modules and "skops.io" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        import skops.io
-
-        yield skops.io
-    finally:
-        if hide:
-            del sys.modules["torch"]
+    def _logistic(self, coordinates: np.ndarray, y: np.ndarray) -> Any:
+        targets = class_targets(y)
+        rows, kinds, shares = targets.expanded()
+        few = len(kinds) * (coordinates.shape[1] * len(targets.classes)) ** 2 <= NEWTON_WORK
+        # both tolerances are of the mean gradient, tight enough for the bottom to be reached to six digits
+        solver, tolerance = ("newton-cholesky", 1e-9) if few else ("lbfgs", 1e-6)
+        model = LogisticRegression(C=self.C, solver=solver, tol=tolerance, max_iter=1000)
+        with warnings.catch_warnings():  # where rounding leaves Newton no step to take, L-BFGS goes on from there by itself
+            warnings.filterwarnings("ignore", message="Line search of Newton solver", category=ConvergenceWarning)
+            model.fit(coordinates[rows], targets.classes[kinds], sample_weight=shares * targets.weights[kinds])
+        self.classes_ = model.classes_
+        return model

@@ -1,4 +1,4 @@
-"""report.json: every figure of an expert with its interval, its floors, its out-of-fold predictions; and the table of it."""
+"""report.json: every figure of an expert with its interval, its floors, its out-of-fold predictions."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +7,8 @@ import numpy as np
 
 from ...clips.splits import Splits
 from ...evaluation.bootstrap import Interval
+from ...evaluation.by_group import UNKNOWN
+from ...evaluation.chance import chance
 from ...evaluation.nested import Reading
 from ...evaluation.predictions import Predictions
 from ...evaluation.scores import PRIMARY, weighted_confusion
@@ -19,16 +21,7 @@ from .trust import trust_entries
 
 SCHEMA_VERSION = 1
 
-SCORE_TITLES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "quadratic_kappa": "quadratic kappa",
-    "mae": "mean absolute error",
-    "rmse": "root mean squared error",
-    "r2": "R²",
-    "spearman": "Spearman's ρ",
-}
+_MOST_IN_JSON = 20_000  # clips × repeats whose predictions are written into report.json itself
 
 
 @dataclass(frozen=True)
@@ -48,6 +41,11 @@ class Evidence:
         reading: What readouts that had not met the clips say of ``predictions``.
         held_out_reading: What the expert's own readout says of ``held_out``.
         groups: Column -> the group of each of the question's clips.
+        recipe: The kept one, where several were to choose from.
+        by_patient: ``patients`` and ``scores`` of the clips averaged by patient, plain values.
+        search: What was tried and chosen inside the folds: ``trials``, ``chosen`` (name -> folds), ``seconds``.
+        contributions: From :meth:`~sonokit.experts.report.contributions.ContributionsCollector.entries`.
+        distilled: ``teacher``, ``unlabelled_clips``, ``plain`` (scores) and ``gain`` (scores) of a distilled head.
     """
 
     question: Question
@@ -62,6 +60,11 @@ class Evidence:
     reading: Reading
     held_out_reading: Reading | None = None
     groups: dict[str, np.ndarray] = field(default_factory=dict)
+    recipe: str | None = None
+    by_patient: dict[str, Any] | None = None
+    search: dict[str, Any] | None = None
+    contributions: dict[str, Any] | None = None
+    distilled: dict[str, Any] | None = None
 
 
 def make_report(evidence: Evidence, settings: FitSettings) -> dict[str, Any]:
@@ -75,9 +78,10 @@ def make_report(evidence: Evidence, settings: FitSettings) -> dict[str, Any]:
         "task": question.task,
         "classes": list(question.classes),
         "head": evidence.head,
-        "heads": list(settings.heads),
+        "heads": [head if isinstance(head, str) else type(head).__name__ for head in settings.heads],
         "chosen_in_folds": evidence.chosen,
-        "recipe": settings.recipe,
+        "recipe": evidence.recipe or settings.recipe,
+        "unit": settings.unit,
         "where": dict(settings.where or {}),
         "primary": PRIMARY[question.task],
         "store": _store(evidence.store),
@@ -88,98 +92,33 @@ def make_report(evidence: Evidence, settings: FitSettings) -> dict[str, Any]:
         "scores": {name: figure.as_dict() for name, figure in found.intervals(draws, seed, level).items()},
         "by_repeat": {name: [_plain(scores[name]) for scores in repeats] for name in repeats[0]},
         "by_repeat_mean": {name: _plain(float(np.mean([scores[name] for scores in repeats]))) for name in repeats[0]},
+        "chance": _chance(found, seed),
         "floors": floor_entries(found, evidence.floors, draws=draws, seed=seed, level=level),
         "trust": _trust(evidence, found, evidence.reading, draws, seed, level),
         "held_out": _held_out(evidence, draws, seed, level),
         "confusion": _confusion(found),
         "notes": _notes(evidence),
-        "predictions": found.as_dict(),
+        "predictions": kept_predictions(found),
     }
-    return report
+    optional = {name: getattr(evidence, name) for name in ("by_patient", "search", "contributions", "distilled")}
+    return report | {name: entry for name, entry in optional.items() if entry is not None}
 
 
-def report_table(report: dict[str, Any]) -> str:
-    """The report's scores and floors as lines of text."""
-    names = [report["primary"], *(name for name in report["scores"] if name != report["primary"])]
-    rows = [["", *(SCORE_TITLES[name] for name in names)], _row("this expert", report["scores"], names)]
-    for floor in report["floors"]:
-        title = f"  {floor['title']}"
-        rows.append(_row(title, floor["scores"], names) if "scores" in floor else [title, floor["reason"]])
-    held_out = report["held_out"]
-    if held_out is not None:
-        rows.append(
-            _row("held-out part", held_out["scores"], names) if "scores" in held_out else ["held-out part", held_out["reason"]]
-        )
-    lines = [headline(report), how_measured(report), "", *_aligned(rows), ""]
-    lines += [f"expert minus floor, {SCORE_TITLES[names[0]]}, on the same resampled patients:"]
-    for floor in report["floors"]:
-        if "scores" in floor:
-            lines.append(f"  {floor['title']}: {show(floor['expert_minus_floor'][names[0]], signed=True)}")
-    lines += ["", *_trust_lines(report["trust"])]
-    return "\n".join([*lines, "", *(f"note: {note}" for note in report["notes"])]).rstrip()
+def kept_predictions(found: Predictions) -> dict[str, Any]:
+    """As :meth:`~sonokit.evaluation.predictions.Predictions.as_dict`; of very many, arrays instead of lists.
 
-
-def headline(report: dict[str, Any]) -> str:
-    """One line: what is predicted, for whom, by what."""
-    data = report["data"]
-    classes = f" ({', '.join(report['classes'])})" if report["classes"] else ""
-    where = "".join(f", {column}={value}" for column, value in report["where"].items())
-    sites = f" at {data['sites']} sites" if data["sites"] else ""
-    return (
-        f"{report['label']}{classes}{where}: {data['clips']} clips of {data['patients']} patients{sites}; "
-        f"{report['head']} head on {report['recipe']} of {report['store']['model']}"
-    )
-
-
-def how_measured(report: dict[str, Any]) -> str:
-    """One line: folds, unit, interval."""
-    data = report["data"]
-    return (
-        f"out of fold, {data['repeats']} × {data['folds']} folds by {data['split_unit']}, mean over the repeats "
-        f"[{report['level']:.0%} interval over {report['draws']} resamples of the patients]"
-    )
-
-
-def show(figure: dict[str, Any] | None, *, signed: bool = False) -> str:
-    """A figure with its interval: ``0.744 [0.620, 0.871]``, or a dash where it is not defined."""
-    if figure is None or figure["value"] is None:
-        return "–"
-    digits = 1 if abs(figure["value"]) >= 20 else 3
-    form = f"{'+' if signed else ''}.{digits}f"
-    between = "" if figure["low"] is None else f" [{figure['low']:{form}}, {figure['high']:{form}}]"
-    return f"{figure['value']:{form}}{between}"
-
-
-def _trust_lines(trust: dict[str, Any]) -> list[str]:
-    conformal = trust["conformal"]
-    lines = [
-        f"conformal {'sets' if 'kind' in conformal else 'intervals'}: promised {conformal['promised']:.0%}, measured "
-        f"{show(conformal['coverage'])}, mean size {show(conformal['size'])}"
-    ]
-    if "calibration" not in trust:
-        return lines
-    calibration = trust["calibration"]
-    errors = " -> ".join(f"{calibration[side]['ece']['value']:.3f}" for side in ("raw", "calibrated"))
-    lines.append(
-        f"calibration ({calibration['method']}): Brier score {show(calibration['calibrated']['brier'])}, "
-        f"calibrated minus raw {show(calibration['gain']['brier'], signed=True)}; calibration error {errors}, "
-        f"by chance alone up to {calibration['error_by_chance']['calibrated']:.3f}"
-    )
-    for point in trust["operating_points"]:
-        lines.append(f"{point['name']}: sensitivity {show(point['sensitivity'])}, specificity {show(point['specificity'])}")
-    return lines
-
-
-def _row(title: str, scores: dict[str, Any], names: list[str]) -> list[str]:
-    return [title, *(show(scores.get(name)) for name in names)]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns of equal width; a row of two cells (a reason) does not count for the second column's."""
-    columns = max(len(row) for row in rows)
-    full = [row for row in rows if len(row) == columns]
-    widths = [max(len(row[0]) for row in rows), *(max(len(row[k]) for row in full) for k in range(1, columns))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+    :func:`~sonokit.experts.report.files.write_report` puts such arrays into a file of their own.
+    """
+    if found.values.shape[0] * found.values.shape[1] <= _MOST_IN_JSON:
+        return found.as_dict()
+    return {
+        "task": found.task,
+        "classes": list(found.classes),
+        "clip_ids": found.clip_ids,
+        "patients": found.patients,
+        "truth": found.truth,
+        "values": found.values,
+    }
 
 
 def _store(header: StoreHeader) -> dict[str, Any]:
@@ -208,6 +147,7 @@ def _data(evidence: Evidence) -> dict[str, Any]:
         "patients": len(np.unique(found.patients)),
         "sites": len(set(sites) - {""}),
         "classes": per_class,
+        "licences": _licences(question, found.clip_ids),
         "split_unit": question.patient_column,
         "folds": sum(fold.repeat == 0 for fold in splits.folds),
         "repeats": splits.repeats,
@@ -215,6 +155,21 @@ def _data(evidence: Evidence) -> dict[str, Any]:
         "splits_given": evidence.splits_given,
         "splits_fingerprint": splits.fingerprint(),
     }
+
+
+def _licences(question: Question, clip_ids: np.ndarray) -> dict[str, int]:
+    """Clips of each licence, by falling number; empty where the store has no such column."""
+    column = next((name for name in ("licence", "license") if name in question.table), None)
+    if column is None:
+        return {}
+    kept = question.table[column][np.isin(question.clip_ids, clip_ids)].astype("string").str.strip().fillna("")
+    counts = kept.where(kept != "", UNKNOWN).value_counts()
+    return {str(name): int(counts[name]) for name in sorted(counts.index, key=lambda name: (-counts[name], name))}
+
+
+def _chance(found: Predictions, seed: int) -> dict[str, Any]:
+    measured = chance(found, seed=seed)
+    return {"reason": measured} if isinstance(measured, str) else measured.as_dict()
 
 
 def _trust(evidence: Evidence, found: Predictions, reading: Reading, draws: int, seed: int, level: float) -> dict[str, Any]:
@@ -234,7 +189,7 @@ def _held_out(evidence: Evidence, draws: int, seed: int, level: float) -> dict[s
         "clips": len(measured.clip_ids),
         "patients": len(np.unique(measured.patients)),
         "scores": {name: figure.as_dict() for name, figure in figures.items()},
-        "predictions": measured.as_dict(),
+        "predictions": kept_predictions(measured),
         "trust": (
             None
             if evidence.held_out_reading is None

@@ -1,30 +1,15 @@
 """The pictures of an expert's trustworthiness, drawn from the plain values of its report.
 
-Each function gives a matplotlib figure that is still readable when it is shown 360 pixels wide; :func:`png` makes it the text
-that a self-contained page holds. A bar or a band is always a patient-bootstrap interval.
+Each function gives a matplotlib figure. A bar or a band is always a patient-bootstrap interval.
 """
 
-import base64
-import io
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, BLUE, GREY, RUST = "#22303c", "#1f6f9f", "#8a97a3", "#b4632d"
-
-_WIDTH = 5.6  # inches
-_PANEL = 2.7
-
-
-def png(figure: Figure) -> str:
-    """The figure as a base64 PNG, the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=170, metadata={"Software": None})
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+from .drawing import BLUE, GREY, INK, RUST, interval_rows, one, one_legend, panels, spaced, wrapped
 
 
 def trust_pictures(trust: Mapping[str, Any], primary: str, title: str) -> list[tuple[str, str, Figure]]:
@@ -65,7 +50,7 @@ def reliability_figure(
         raw: Finding -> points of :func:`~sonokit.evaluation.calibration_scores.reliability_curve`.
         calibrated: The same findings; their points get the intervals.
     """
-    figure, places = _panels(len(raw))
+    figure, places = panels(len(raw))
     for axes, name in zip(places, raw, strict=False):
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
         across, seen = ([point[key] for point in raw[name]] for key in ("predicted", "observed"))
@@ -78,10 +63,10 @@ def reliability_figure(
                 ends = [point["low"], point["high"]]
                 axes.plot([point["predicted"]] * 2, ends, color=BLUE, linewidth=3, alpha=0.3, solid_capstyle="round")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-        axes.set_title(_wrapped(_spaced(name)), fontsize=10, color=INK)
-        axes.set_xlabel("predicted probability")
-        axes.set_ylabel("share of clips that have it")
-    _one_legend(figure, places)
+        axes.set_title(wrapped(spaced(name)), fontsize=10, color=INK)
+    figure.supxlabel("predicted probability", fontsize=10, color=INK)
+    figure.supylabel("share of clips that have it", fontsize=10, color=INK)
+    one_legend(figure, places)
     return figure
 
 
@@ -91,7 +76,7 @@ def decision_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
     Args:
         curves: Finding -> points of :func:`~sonokit.evaluation.decision_curve.decision_curve`.
     """
-    figure, places = _panels(len(curves))
+    figure, places = panels(len(curves))
     for axes, (name, points) in zip(places, curves.items(), strict=False):
         across = [point["threshold"] for point in points]
         expert = _columns(point["expert"] for point in points)
@@ -103,10 +88,10 @@ def decision_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure
         highest = float(np.nanmax(expert))
         axes.set_ylim(-0.3 * max(highest, 0.1), 1.15 * max(highest, 0.1))  # acting on everybody falls without end
         axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
-        axes.set_title(_wrapped(_spaced(name)), fontsize=10, color=INK)
-        axes.set_xlabel("probability from which one acts")
-        axes.set_ylabel("net benefit")
-    _one_legend(figure, places)
+        axes.set_title(wrapped(spaced(name)), fontsize=10, color=INK)
+    figure.supxlabel("probability from which one acts", fontsize=10, color=INK)
+    figure.supylabel("net benefit", fontsize=10, color=INK)
+    one_legend(figure, places)
     return figure
 
 
@@ -118,13 +103,15 @@ def coverage_figure(coverage: Mapping[str, Any], promised: float) -> Figure:
         promised: The level.
     """
     rows = [("all patients", coverage["coverage"])]
-    rows += [(_wrapped(_spaced(name)), figure) for name, figure in coverage.get("by_class", {}).items()]
-    figure, axes = _one(0.5 * len(rows) + 1.1)
+    rows += [(wrapped(spaced(name)), figure) for name, figure in coverage.get("by_class", {}).items()]
+    figure, axes = one(0.5 * len(rows) + 1.1)
     axes.axvline(promised, color=RUST, linewidth=1.5)
-    axes.annotate(f"promised {promised:.0%}", (promised, 0), (-4, 14), textcoords="offset points", ha="right", color=RUST)
-    _interval_rows(axes, rows)
+    axes.text(
+        promised, 1, f"promised {promised:.0%}", transform=axes.get_xaxis_transform(), ha="center", va="bottom", color=RUST
+    )
+    interval_rows(axes, rows)
     axes.set_xlim(min(0.5, *(row["low"] for _, row in rows if row["low"] is not None), promised) - 0.05, 1.03)
-    axes.set_xlabel("share of sets or intervals that hold the truth")
+    axes.set_xlabel("share that holds the truth")
     return figure
 
 
@@ -141,10 +128,10 @@ def groups_figure(groups: Sequence[Mapping[str, Any]], score: str, title: str) -
         found = group["scores"].get(score)
         if found is not None and found["value"] is not None:
             counted = f"{group['clips']} clips of {group['patients']}"
-            rows.append((f"{_wrapped(_spaced(group['group']))}\n{counted}", found))
-    figure, axes = _one(0.6 * max(1, len(rows)) + 1.1)
+            rows.append((f"{wrapped(spaced(group['group']))}\n{counted}", found))
+    figure, axes = one(0.6 * max(1, len(rows)) + 1.1)
     if rows:
-        _interval_rows(axes, rows, stressed=len(rows))
+        interval_rows(axes, rows, stressed=len(rows))
     else:
         axes.text(0.5, 0.5, "no group has more than one class", ha="center", va="center", color=INK)
         axes.set_axis_off()
@@ -158,7 +145,7 @@ def operating_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         points: With ``name``, ``fixed``, ``wanted`` and the intervals ``sensitivity`` and ``specificity``, as plain values.
     """
-    figure, axes = _one(0.7 * len(points) + 1.2)
+    figure, axes = one(0.7 * len(points) + 1.2)
     for y, point in enumerate(points):
         for shift, key, colour in ((-0.15, "sensitivity", BLUE), (0.15, "specificity", GREY)):
             found = point[key]
@@ -170,65 +157,15 @@ def operating_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
             axes.plot(found["value"], y + shift, "o", color=colour, markersize=7, label=key if y == 0 else None)
             if key == point["fixed"]:
                 axes.plot(point["wanted"], y + shift, "x", color=RUST, markersize=8, label="wanted" if y == 0 else None)
-    axes.set_yticks(range(len(points)), [_spaced(point["name"]).replace(" at ", "\nat ") for point in points])
+    axes.set_yticks(range(len(points)), [spaced(point["name"]).replace(" at ", "\nat ") for point in points])
     axes.set_ylim(len(points) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.grid(axis="x", color="#e3e8ec")
-    _one_legend(figure, [axes])
+    one_legend(figure, [axes])
     return figure
-
-
-def _interval_rows(axes: Axes, rows: Sequence[tuple[str, Mapping[str, Any]]], stressed: int = 1) -> None:
-    """A dot and its interval a row, from top to bottom, the first ``stressed`` of them in the stronger colour."""
-    for y, (_, found) in enumerate(rows):
-        colour = BLUE if y < stressed else GREY
-        if found["low"] is not None:
-            axes.plot([found["low"], found["high"]], [y, y], color=colour, linewidth=3, solid_capstyle="round")
-        axes.plot(found["value"], y, "o", color=colour, markersize=8)
-        axes.annotate(f"{found['value']:.3g}", (found["value"], y), (0, 7), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [title for title, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.7)
-    axes.grid(axis="x", color="#e3e8ec")
-    axes.margins(x=0.1)
 
 
 def _columns(figures: Any) -> np.ndarray:
     """Value, low and high of each figure, float [3, P], nan for what is missing."""
     rows = [[figure[key] for key in ("value", "low", "high")] for figure in figures]
     return np.asarray(rows, dtype=np.float64).T
-
-
-def _one(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    return figure, _plain(figure.subplots())
-
-
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """Axes for ``count`` panels, two a row."""
-    columns = min(2, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(_WIDTH, (_PANEL + 0.4) * rows * (1 if columns == 2 else 1.5) + 0.5), layout="constrained")
-    places = [_plain(axes) for axes in figure.subplots(rows, columns, squeeze=False).ravel()]
-    for axes in places[count:]:
-        axes.set_axis_off()
-    return figure, places
-
-
-def _plain(axes: Axes) -> Axes:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=10, colors=INK, length=0)
-    return axes
-
-
-def _one_legend(figure: Figure, places: Sequence[Axes]) -> None:
-    """Each entry once, above all panels."""
-    entries = {label: handle for axes in places for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2, frameon=False, fontsize=10)
-
-
-def _spaced(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _wrapped(text: str, width: int = 22) -> str:
-    return "\n".join(textwrap.wrap(text, width, break_long_words=False))

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -98,6 +99,15 @@ def test_patient_bootstrap__one_patient_has_no_interval_and_says_why() -> None:
     assert math.isnan(found.high)
     assert "one patient" in str(found.reason)
     assert found.as_dict() == {"value": 0.7, "low": None, "high": None, "reason": found.reason}
+
+
+def test_as_dict__infinite_figures_are_none_and_say_why() -> None:
+    """The width of a conformal interval that too few patients leave without an end."""
+    for figure in (interval(np.full(11, np.inf), PATIENTS), interval(np.array([2.0, *[1.0] * 5, *[np.inf] * 5]), PATIENTS)):
+        plain = json.loads(json.dumps(figure.as_dict(), allow_nan=False))
+        assert plain["value"] == (2.0 if np.isfinite(figure.value) else None)
+        assert (plain["low"], plain["high"]) == (None, None)
+        assert plain["reason"]
 
 
 def test_interval__mostly_undefined_has_none_and_says_why() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,7 @@ from sonokit.errors import SonokitError
 from sonokit.evaluation.by_group import group_names, scores_by_group
 from sonokit.evaluation.predictions import Predictions
 from sonokit.evaluation.scores import Task, score
+from sonokit.evaluation.value_names import value_names
 
 
 def predicted(task: Task = "classification", seed: int = 0, wrong: np.ndarray | None = None) -> tuple[Predictions, np.ndarray]:
@@ -80,10 +83,29 @@ def test_group_names__a_number_of_many_values_is_cut_into_quarters() -> None:
     assert sorted(counts) == [1, 10, 10, 10, 10]
     assert "(unknown)" in names
     assert len(set(found[:40][ages[:40] < 10])) == 1
-    assert sorted(set(group_names(pd.Series([25.0, 30.0] * 30), "frame_rate"))) == ["25.0", "30.0"]
+    assert sorted(set(group_names(pd.Series([25.0, 30.0] * 30), "frame_rate"))) == ["25", "30"]
     assert sorted(set(group_names(pd.Series([True, False] * 30), "flag"))) == ["False", "True"]
 
 
 def test_group_names__a_name_a_clip_is_refused() -> None:
     with pytest.raises(SonokitError, match=r"file has 40 values.*30 values or fewer"):
         group_names(pd.Series([f"f{k}" for k in range(40)]), "file")
+
+
+def test_group_names__of_long_numbers_stay_apart() -> None:
+    assert group_names(pd.Series([1000001.0, 1000002.0, np.nan]), "study").tolist() == ["1000001", "1000002", "(unknown)"]
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (pd.Series([1234567.0, 1234568.0, 0.1, np.nan]), ["1234567", "1234568", "0.1", None]),
+        (pd.Series([0.1, 16777216.0], dtype="float32"), ["0.1", "16777216"]),
+        (pd.Series([7, None], dtype="Int64"), ["7", None]),
+        (pd.Series([2**60 + 1]), ["1152921504606846977"]),
+        (pd.Series([1e20, np.inf, -2.0]), ["1e+20", "inf", "-2"]),
+        (pd.Series(["007", None]), ["007", None]),
+    ],
+)
+def test_value_names__are_alike_only_where_the_values_are(values: pd.Series, names: list[Any]) -> None:
+    assert [None if pd.isna(name) else name for name in value_names(values)] == names

@@ -250,3 +250,14 @@ def test_fit_sets__refusals_say_what_to_do() -> None:
         fit_sets(probabilities, truth, patients, kind="raps")  # type: ignore[arg-type]
     with pytest.raises(SonokitError, match=r"coverage of 1\.5.*0\.9"):
         fit_sets(probabilities, truth, patients, level=1.5)
+
+
+def test_interval__ends_stay_within_what_the_label_can_be() -> None:
+    patients = np.array([f"p{k}" for k in range(19)])
+    found = fit_interval(np.zeros(19), np.linspace(-9, 9, 19), patients, bounds=(-4.0, 6.0))
+    low, high = found.apply(np.array([0.0, 5.0]))
+    np.testing.assert_array_equal(low, [-4.0, -4.0])
+    np.testing.assert_array_equal(high, [6.0, 6.0])
+    assert interval_from_dict(found.as_dict()) == found
+    few = fit_interval(np.zeros(3), np.ones(3), np.array(["a", "b", "c"]), bounds=(0.0, 6.0))
+    assert [float(end) for end in few.apply(np.float64(2.0))] == [0.0, 6.0]  # too few to promise anything: all that can be

@@ -26,3 +26,10 @@ def test_metadata_forest__finds_a_label_that_the_container_gives_away(task: str)
     inputs = metadata_features(table)
     floor = MetadataForest(task).fit(inputs[:30], truth[:30])
     np.testing.assert_allclose(floor.predict(inputs[30:]), truth[30:], atol=1e-9)
+
+
+def test_most_frequent__of_given_labels_is_one_constant_whatever_the_fold() -> None:
+    everyone = np.array([0, 1, 1, 2])
+    for side in ([0, 0, 1], [2, 2, 1], [0, 1, 2]):
+        told = MostFrequent(of=everyone).fit(np.zeros((3, 1)), np.array(side)).predict_proba(np.zeros((2, 1)))
+        np.testing.assert_array_equal(told, [[0, 1, 0]] * 2)

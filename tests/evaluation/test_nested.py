@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 from sonokit.errors import SonokitError
 from sonokit.evaluation.calibration import fit_calibrator
@@ -243,3 +244,35 @@ def test_modules__need_no_torch() -> None:
     imports = "\n".join(f"import sonokit.evaluation.{name}" for name in names)
     code = f"{imports}\nimport sys\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_inner_folds__every_one_tests_something() -> None:
+    """A few large patients, by which scikit-learn's division leaves one of five folds without anybody."""
+    sizes = [2, 5, 5, 1, 9]
+    patients, truth = np.repeat(np.arange(5), sizes), np.repeat([0, 0, 1, 1, 1], sizes)
+    plain = StratifiedGroupKFold(5, shuffle=True, random_state=3).split(truth, truth, patients)
+    assert sorted(len(test) > 0 for _, test in plain) == [False, True, True, True, True]
+    folds = inner_folds(truth, patients, task="classification", folds=5, seed=3)
+    assert [fold.index for fold in folds] == [0, 1, 2, 3]
+    assert all(len(fold.test) and len(fold.train) for fold in folds)
+    assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(truth)))
+    assert all(not set(patients[fold.train]) & set(patients[fold.test]) for fold in folds)
+
+
+def test_inner_folds__never_fewer_than_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody:
+        def __init__(self, n_splits: int, **settings: Any) -> None: ...
+
+        def split(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> Any:
+            return iter([(np.arange(0), np.arange(len(X))), (np.arange(len(X)), np.arange(0))])
+
+    monkeypatch.setattr("sonokit.evaluation.nested.StratifiedGroupKFold", Nobody)
+    folds = inner_folds(np.array([0, 1, 0, 1]), np.arange(4), task="classification")
+    assert [len(fold.test) for fold in folds] == [2, 2]
+
+
+def test_nested__a_fold_without_training_rows_is_named() -> None:
+    inputs, truth, patients = drawn()
+    everyone = np.arange(len(truth))
+    with pytest.raises(SonokitError, match="fold 3 leaves no clip to train on"):
+        nested(inputs, truth, patients, [FoldRows(3, 0, everyone[:0], everyone)])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from sonokit.clips.cache import CacheSettings, prepare
 from sonokit.clips.manifest import read_manifest
 from sonokit.clips.sampling import Sampling
 from sonokit.clips.splits import read_splits
+from sonokit.errors import SonokitError
 from sonokit.evaluation.comparison import compare_reports
 from sonokit.evaluation.embedding import embed_clips
 from sonokit.evaluation.out_of_fold import fold_rows
 from sonokit.evaluation.probe import LabelledClips, linear_probe
+from sonokit.evaluation.probe_run import ProbeSettings, _splits
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +167,20 @@ def test_probe_command__where_and_classes_choose_the_clips(study: Path) -> None:
     found = read(study / "two")
     assert found["classes"] == two
     assert found["data"]["clips"] == int(table["diagnosis"].isin(two).sum())
+
+
+def test_splits__a_split_column_is_honoured_and_splits_that_divide_it_are_refused() -> None:
+    names, patients = np.array([f"c{k:02d}" for k in range(24)]), np.repeat([f"p{k:02d}" for k in range(12)], 2)
+    table = pd.DataFrame({"clip_id": names, "split": np.where(np.arange(24) < 18, "train", "test")})
+    clips: Any = SimpleNamespace(table=table, manifest=SimpleNamespace(patient_column="patient_id"))
+    labelled = LabelledClips(names, patients, np.arange(24) // 2 % 2, ("no", "yes"), np.full(24, ""))
+    made, notes = _splits(None, clips, labelled, ProbeSettings(folds=3, repeats=1), "label")
+    assert set(made.held_out) == set(names[18:])
+    assert "holds 6 clips out" in notes[0]
+    assert _splits(made, clips, labelled, ProbeSettings(), "label")[0] is made
+    clips.table = table.drop(columns="split")
+    plain, notes = _splits(None, clips, labelled, ProbeSettings(folds=3, repeats=1), "label")
+    assert (plain.held_out, notes) == ((), [])
+    clips.table = table
+    with pytest.raises(SonokitError, match="holds 6 clips out that the splits do not"):
+        _splits(plain, clips, labelled, ProbeSettings(), "label")

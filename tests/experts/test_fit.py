@@ -133,20 +133,6 @@ def test_fit_expert__floor_that_is_not_there_says_so(write: Any, clips: pd.DataF
     assert "not measured" in report_table(report)
 
 
-def test_fit_expert__held_out_part_is_never_fitted_and_scored_once(
-    store: EmbeddingStore, clips: pd.DataFrame, tmp_path: Path
-) -> None:
-    patients = clips["patient_id"].to_numpy(dtype=str)
-    splits = make_splits(clips, patients, label="diagnosis", patient_column="patient_id", folds=3, held_out=0.3)
-    report = read(fit_expert(store, "diagnosis", tmp_path / "e", splits=splits, draws=100))
-    assert set(report["held_out"]["predictions"]["clip_ids"]) == set(splits.held_out)
-    assert not set(report["predictions"]["clip_ids"]) & set(splits.held_out)
-    assert report["held_out"]["scores"]["balanced_accuracy"]["value"] > 0.9
-    assert "held-out part" in report_table(report)
-    assert report["data"]["splits_fingerprint"] == splits.fingerprint()
-    assert report["data"]["clips"] == len(clips) - len(splits.held_out)
-
-
 def test_fit_expert__held_out_labels_and_features_change_nothing_that_is_kept(
     write: Any, clips: pd.DataFrame, embedding: Any, tmp_path: Path
 ) -> None:

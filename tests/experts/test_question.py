@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sonokit.errors import SonokitError
-from sonokit.experts.labels import infer_task
+from sonokit.experts.labels import as_numbers, has_label, infer_task
 from sonokit.experts.question import pose
 
 
@@ -78,8 +79,9 @@ def test_pose__text_levels_want_an_order(clips: pd.DataFrame) -> None:
     assert question.classes == ("normal", "pneumonia", "covid19")
 
 
-def test_pose__patient_unknown_names_the_way_out(clips: pd.DataFrame) -> None:
-    unknown = clips.assign(patient_id=clips["patient_id"].mask(clips.index == 5))
+@pytest.mark.parametrize("nobody", [None, "", " "])
+def test_pose__patient_unknown_names_the_way_out(clips: pd.DataFrame, nobody: str | None) -> None:
+    unknown = clips.assign(patient_id=clips["patient_id"].where(clips.index != 5, nobody))
     with pytest.raises(SonokitError, match="--patient clip_id"):
         pose(unknown, "diagnosis")
     question = pose(unknown, "diagnosis", patient="clip_id")
@@ -160,3 +162,91 @@ def test_pose__a_named_class_of_few_patients_stays_with_a_note() -> None:
     question = pose(table, "sign", classes=("0", "1"), fewest_patients=5)
     assert question.truth.tolist() == [1] * 3 + [0] * 9
     assert any("class 1 has 3 patients only" in note for note in question.notes)
+
+
+def test_pose__classes_of_many_digits_stay_apart(clips: pd.DataFrame) -> None:
+    number = clips["patient_id"].str[1:].astype(int)
+    numbered = clips.assign(code=1234567.0 + number % 2, study=1000000.0 + number % 3)
+    assert pose(numbered, "code", task="classification").classes == ("1234567", "1234568")
+    assert set(pose(numbered, "ratio", where={"study": "1000001"}).table["study"]) == {1000001.0}
+
+
+@pytest.mark.parametrize("task", [None, "regression", "classification"])
+def test_pose__an_infinite_label_is_named(clips: pd.DataFrame, task: Any) -> None:
+    endless = clips.assign(severity=clips["severity"].mask(clips.index == 7, np.inf))
+    with pytest.raises(SonokitError, match=r"severity of clip 'clip-007' is inf \(1 such clips\)"):
+        pose(endless, "severity", task=task)
+    assert len(pose(endless.assign(severity=endless["severity"].astype(str)), "diagnosis").truth) == len(clips)
+
+
+def test_as_numbers__infinite_text_is_named(clips: pd.DataFrame) -> None:
+    text = clips["ratio"].astype(str).mask(clips.index == 2, "-inf")
+    with pytest.raises(SonokitError, match="'clip-002' is -inf"):
+        as_numbers(text, clips["clip_id"], "ratio")
+
+
+def test_pose__labels_of_a_csv_by_the_column_of_the_patients(clips: pd.DataFrame, tmp_path: Path) -> None:
+    number = clips["patient_id"].str[1:].astype(int)
+    file = tmp_path / "labels.csv"
+    file.write_text("subject,sex\n" + "".join(f"{k:03d},{'fm'[k % 2]}\n" for k in range(30)))
+    for subject in (number.map("{:03d}".format), number.astype(float)):
+        question = pose(clips.assign(subject=subject), "sex", labels_csv=file, patient="subject")
+        assert np.array(question.classes)[question.truth].tolist() == ["fm"[k % 2] for k in number]
+        assert any("keyed by subject" in note for note in question.notes)
+    file.write_text("patient_id,sex\n" + "".join(f"p{k:02d},{'fm'[k % 2]}\n" for k in range(30)))
+    assert len(pose(clips.assign(subject=number), "sex", labels_csv=file, patient="subject").truth) == len(clips)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "labels.csv is empty"),
+        (b"clip_id,x\nclip-000,1\nclip-001,2,3,4\n", "line 3"),
+        (b"clip_id,x\nclip-000,1,2\nclip-001,2,3\n", "more cells in its lines"),
+        (b'clip_id,x\n"clip-000,1\n', "cannot be read as CSV"),
+        (b"clip_id,x\nclip-000,\xff\xfe1\n", "not UTF-8"),
+        (None, "is a folder"),
+    ],
+)
+def test_pose__a_csv_that_cannot_be_read_says_so_in_one_line(
+    clips: pd.DataFrame, tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / "labels.csv"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(SonokitError, match=says) as told:
+        pose(clips, "x", labels_csv=file)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"", "is empty"), (b"clip_id,\xff\n", "not UTF-8")])
+def test_has_label__a_csv_that_cannot_be_read_says_so(clips: pd.DataFrame, tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_bytes(content)
+    with pytest.raises(SonokitError, match=says):
+        has_label(clips, "x", file)
+    with pytest.raises(SonokitError, match="does not exist"):
+        has_label(clips, "x", tmp_path / "none.csv")
+    assert has_label(clips, "ratio", file)
+
+
+def test_pose__held_out_patients_do_not_count_for_a_class(clips: pd.DataFrame) -> None:
+    edema = clips["patient_id"].isin([f"p{k:02d}" for k in range(12)])
+    table = clips.assign(diagnosis=clips["diagnosis"].mask(edema, "edema"))
+    closed = table["clip_id"][edema]
+    assert "edema" in pose(table, "diagnosis").classes
+    found = pose(table, "diagnosis", held_out=closed)
+    assert "edema" not in found.classes
+    assert any("class edema is left out: all its patients are held out" in note for note in found.notes)
+    assert not set(found.clip_ids) & set(closed)
+    few = pose(table, "diagnosis", held_out=closed[:20])  # two patients are left of twelve
+    assert any("class edema is left out: 2 patients, too few for 5 folds" in note for note in few.notes)
+    by_patient = pose(table, "diagnosis", held_out=closed, unit="patient")
+    assert "edema" not in by_patient.classes
+    ordinal = pose(clips, "severity", held_out=clips["clip_id"][clips["severity"] == 2])
+    assert ordinal.classes == ("0", "1")
+
+
+def test_pose__a_stray_word_among_numbers_and_many_classes_are_told_in_a_line(clips: pd.DataFrame) -> None:
+    ages = clips.assign(age=[str(20 + k) for k in range(len(clips) - 1)] + ["unknown"])
+    with pytest.raises(SonokitError, match=r"and \d+ more; the column would be numbers but for 'unknown'"):
+        pose(ages, "age")

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sonokit.clips.splits import make_splits
+from sonokit.errors import SonokitError
 from sonokit.experts.audit import AuditReport, audit
 from sonokit.features.store import EmbeddingStore, StoreSet
 
@@ -111,6 +112,15 @@ def test_audit__held_out_labels_change_nothing(write: Any, tmp_path: Path) -> No
     assert reports[0] == reports[1]
     assert any("stay closed" in note for note in reports[0]["notes"])
     assert {found["name"]: found["level"] for found in reports[0]["findings"]}["splits"] == "fine"
+
+
+def test_audit__splits_that_divide_what_a_column_holds_out_are_refused(write: Any, tmp_path: Path) -> None:
+    clips, values = planted(2, shortcut=False)
+    patients = clips["patient_id"].to_numpy(dtype=str)
+    splits = make_splits(clips, patients, label="diagnosis", patient_column="patient_id", folds=3)
+    store = write(tmp_path / "s", clips.assign(split=np.where(np.arange(len(clips)) < 12, "test", "train")), values)
+    with pytest.raises(SonokitError, match="holds 12 clips out that the splits do not"):
+        audit(store, "diagnosis", splits=splits, **QUICK)
 
 
 @pytest.mark.parametrize(("label", "task"), [("severity", "ordinal"), ("ratio", "regression"), ("binary", "classification")])

@@ -5,13 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
+import torch
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sonokit.errors import SonokitError
 from sonokit.experts.heads import HEADS, head_name, load_head, make_head
-from sonokit.experts.heads.auto import AutoHead
+from sonokit.experts.heads.boosted import BoostedHead
 from sonokit.experts.heads.linear import LinearHead
 from sonokit.experts.heads.ordinal import OrdinalHead
+from sonokit.experts.heads.span import spanned
 
 TASKS = ("classification", "ordinal", "regression")
 
@@ -26,7 +33,7 @@ def separable(clips: int = 60, dimensions: int = 8, seed: int = 0) -> tuple[np.n
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", HEADS)
-def test_head__learns_what_can_be_learnt_and_comes_back_from_disk_the_same(name: str, task: str, tmp_path: Path) -> None:
+def test_head__learns_what_can_be_learnt_and_comes_back_from_disk_the_same(name: str, task: Any, tmp_path: Path) -> None:
     inputs, codes = separable()
     fresh, expected = separable(seed=1)
     head = make_head((name,), task).fit(inputs, codes.astype(float) if task == "regression" else codes)
@@ -64,7 +71,7 @@ def test_head__classes_with_a_gap_keep_their_codes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_head__scale_of_a_feature_does_not_matter(name: str, task: str) -> None:
+def test_head__scale_of_a_feature_does_not_matter(name: str, task: Any) -> None:
     inputs, codes = separable()
     head = make_head((name,), task)
     plain = clone(head).fit(inputs, codes).predict(inputs)
@@ -72,12 +79,126 @@ def test_head__scale_of_a_feature_does_not_matter(name: str, task: str) -> None:
     np.testing.assert_allclose(plain, scaled, atol=1e-2)
 
 
-def test_mlp__learns_from_soft_targets() -> None:
+@pytest.mark.parametrize("task", ["classification", "ordinal"])
+@pytest.mark.parametrize("name", HEADS)
+def test_head__soft_targets_of_one_class_each_are_codes(name: str, task: Any) -> None:
+    """Also where the classes are of unequal size, so that the weighting by mass is the one by count; code 1 does not occur."""
     inputs, codes = separable()
-    soft = 0.8 * np.eye(3)[codes] + 0.2 / 3
-    found = make_head(("mlp",), "classification").fit(inputs, soft).predict_proba(inputs)
-    np.testing.assert_allclose(found.mean(axis=0), 1 / 3, atol=0.05)
-    assert (found.argmax(axis=1) == codes).mean() > 0.95
+    codes = np.where((codes == 1) & (np.arange(60) > 20), 2, codes)
+    head = make_head((name,), task)
+    hard = clone(head).fit(inputs, codes + (codes > 0))
+    soft = clone(head).fit(inputs, np.eye(5)[codes + (codes > 0)])
+    assert soft.classes_.tolist() == hard.classes_.tolist() == [0, 2, 3]
+    np.testing.assert_allclose(soft.predict_proba(inputs), hard.predict_proba(inputs), atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["classification", "ordinal"])
+@pytest.mark.parametrize("name", HEADS)
+def test_head__learns_what_soft_targets_say(name: str, task: Any) -> None:
+    """Nothing to tell the rows apart: the answer is the targets' mean, once all classes count alike."""
+    inputs = np.zeros((40, 3), dtype=np.float32)
+    soft = np.tile([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], (20, 1))
+    found = make_head((name,), task).fit(inputs, soft).predict_proba(inputs[:1])[0]
+    if task == "ordinal":  # a threshold's two sides count alike: 1/2 each, so nothing is in between
+        np.testing.assert_allclose(found, [0.5, 0, 0.5], atol=0.03)
+    else:
+        np.testing.assert_allclose(found, 1 / 3, atol=0.03)
+
+
+def test_linear__soft_targets_are_at_the_bottom_of_the_weighted_cross_entropy() -> None:
+    rng = np.random.default_rng(0)
+    inputs, soft = rng.normal(size=(50, 4)), rng.dirichlet([1.0, 2, 3], 50)
+    head = LinearHead(C=0.7).fit(inputs, soft)
+    scaled = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
+    weighted = soft * 50 / (3 * soft.sum(axis=0))
+
+    def loss(flat: np.ndarray) -> float:
+        weights, offsets = flat[:12].reshape(3, 4), flat[12:]
+        logits = scaled @ weights.T + offsets
+        return (weights**2).sum() / 2 - 0.7 * (weighted * (logits - logsumexp(logits, axis=1, keepdims=True))).sum()
+
+    expected = minimize(loss, np.zeros(15), options={"gtol": 1e-9}).x[:12].reshape(3, 4)
+    np.testing.assert_allclose(head.pipeline_["model"].coef_, expected, atol=1e-4)
+
+
+def test_head__soft_targets_that_are_no_probabilities_are_refused() -> None:
+    with pytest.raises(SonokitError, match="row 1"):
+        LinearHead().fit(np.zeros((2, 3)), np.array([[0.5, 0.5], [0.5, 0.6]]))
+
+
+@pytest.mark.parametrize("classes", [0, 2, 3])
+@pytest.mark.parametrize("rows", [300, 40, 11])
+def test_linear__is_plain_scikit_learn_however_it_is_solved(classes: int, rows: int) -> None:
+    """More rows than features, more features than rows, and so many that rows repeat: the same model, at its very bottom."""
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(size=(rows, 60)) * rng.uniform(0.1, 10, 60)
+    inputs[-3:] = inputs[:3]
+    fresh = rng.normal(size=(20, 60)) * 5
+    if classes == 0:
+        numbers = inputs[:, 0] + rng.normal(size=rows)
+        plain = make_pipeline(StandardScaler(), Ridge(alpha=6.0)).fit(inputs, numbers)
+        np.testing.assert_allclose(LinearHead("regression").fit(inputs, numbers).predict(fresh), plain.predict(fresh))
+        return
+    codes = np.arange(rows) % 7 % classes
+    plain = LogisticRegression(class_weight="balanced", tol=1e-10, max_iter=10_000)
+    expected = make_pipeline(StandardScaler(), plain).fit(inputs, codes).predict_proba(fresh)
+    np.testing.assert_allclose(LinearHead().fit(inputs, codes).predict_proba(fresh), expected, atol=1e-5)
+
+
+def test_linear__many_rows_by_the_other_solver_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    inputs, codes = rng.normal(size=(300, 10)), rng.integers(0, 3, 300)
+    newton = LinearHead().fit(inputs, codes)
+    monkeypatch.setattr("sonokit.experts.heads.linear.NEWTON_WORK", 0)
+    quasi = LinearHead().fit(inputs, codes)
+    assert newton.pipeline_["model"].solver != quasi.pipeline_["model"].solver
+    np.testing.assert_allclose(newton.predict_proba(inputs), quasi.predict_proba(inputs), atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("name", ["mlp", "xgboost"])
+def test_head__a_stage_is_the_head_of_its_settings(name: str, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sonokit.experts.heads.boosted.ROUNDS", (3, 8))
+    monkeypatch.setattr("sonokit.experts.heads.mlp.LENGTHS", (0.05, 0.2))
+    inputs, codes = separable(dimensions=70)  # more than rows
+    head = make_head((name,), task)
+    said = clone(head).fit_staged(inputs, codes, inputs[:9])
+    for stage, values in zip(head.stages(), said, strict=True):
+        alone = clone(head).set_params(**stage).fit(inputs, codes)
+        expected = alone.predict(inputs[:9]) if task == "regression" else alone.predict_proba(inputs[:9])
+        np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_boosted__threads_do_not_change_the_numbers() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(9000, 6)).astype(np.float32)
+    codes = (inputs[:, 0] + rng.normal(size=9000) > 0).astype(int) + (inputs[:, 1] > 1)
+    one, two = (BoostedHead(rounds=10, n_jobs=count).fit(inputs, codes).predict_proba(inputs) for count in (1, 2))
+    assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (12, 13)])
+def test_spanned__coordinates_and_basis_give_the_rows_back(shape: tuple[int, int]) -> None:
+    rows = np.random.default_rng(0).normal(size=shape)
+    rows -= rows.mean(axis=0)  # of rank 11
+    found = spanned(rows)
+    assert found is not None
+    coordinates, basis = found
+    assert coordinates.shape == (12, 11)
+    np.testing.assert_allclose(coordinates @ basis.T, rows, atol=1e-12)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(11), atol=1e-12)
+    assert spanned(rows.T) is None
+    alike = spanned(np.zeros((2, 5)))
+    assert alike is not None
+    assert alike[0].tolist() == [[0.0], [0.0]]
+
+
+def test_mlp__says_nothing_of_what_no_training_row_spans() -> None:
+    inputs, codes = separable(clips=20, dimensions=50)
+    head = make_head(("mlp",), "classification").fit(inputs, codes)
+    scaled = (inputs - head.mean_) / head.scale_
+    outside = np.linalg.svd(scaled)[2][-1] * head.scale_  # orthogonal to all rows
+    np.testing.assert_allclose(head.predict_proba(inputs + 100 * outside), head.predict_proba(inputs), atol=1e-3)
 
 
 def test_make_head__unknown_is_refused_with_the_choices() -> None:
@@ -161,62 +282,6 @@ def test_ordinal__probabilities_sum_to_one_and_exceedance_falls(name: str) -> No
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-9)
 
 
-class Chooses:
-    """A head that is right or wrong on purpose."""
-
-    def __init__(self, right: bool = True) -> None:
-        self.right = right
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        return {"right": self.right}
-
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "Chooses":
-        self.classes_, self.seen = np.unique(y), len(y)
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        hit = np.eye(2)[X[:, 0].astype(int)]
-        return hit if self.right else 1 - hit
-
-
-def test_auto__chooses_on_inner_folds_and_fits_again_on_all() -> None:
-    codes = np.tile([0, 1], 15)
-    head = AutoHead({"bad": Chooses(False), "good": Chooses(True)}).fit(codes[:, None].astype(float), codes, np.arange(30) // 3)
-    assert head.chosen_ == "good"
-    assert head.inner_scores_ == {"bad": 0.0, "good": 1.0}
-    assert head.head_.seen == 30
-
-
-def test_auto__inner_folds_keep_patients_together() -> None:
-    _, codes = separable()
-    patients = np.arange(60) // 4
-    for fold in AutoHead({})._inner_folds(np.zeros((60, 1)), codes, patients):
-        assert not set(patients[fold.train]) & set(patients[fold.test])
-
-
-def test_auto__one_patient_takes_the_first() -> None:
-    codes = np.tile([0, 1], 5)
-    head = AutoHead({"first": Chooses(False), "second": Chooses(True)}).fit(codes[:, None].astype(float), codes, np.zeros(10))
-    assert head.chosen_ == "first"
-
-
-def test_auto__class_of_one_row_is_no_fault(recwarn: pytest.WarningsRecorder) -> None:
-    inputs, codes = separable()
-    head = make_head(("linear", "xgboost"), "classification").fit(
-        inputs, np.where(np.arange(60) == 0, 3, codes), np.arange(60) // 2
-    )
-    assert head.classes_.tolist() == [0, 1, 2, 3]
-    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
-
-
-def test_auto__saves_what_was_chosen(tmp_path: Path) -> None:
-    inputs, codes = separable()
-    head = make_head(("linear", "xgboost"), "ordinal").fit(inputs, codes, np.arange(60) // 2)
-    head.save(tmp_path)
-    assert np.array_equal(load_head(tmp_path).predict_proba(inputs), head.predict_proba(inputs))
-    assert head_name(load_head(tmp_path)) == head.chosen_
-
-
 def penalised_loss(head: Any, inputs: np.ndarray, codes: np.ndarray) -> float:
     """½‖W‖² + Σ −log p, each class weighing as much as every other: what C = 1 and balanced classes stand for, by hand."""
     scaled = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
@@ -239,3 +304,28 @@ def test_linear_head__weights_are_at_the_bottom_of_the_penalised_loss(classes: i
     for step in [*(0.02 * rng.normal(size=(20, *weights.shape))), -0.05 * weights, 0.05 * weights]:
         head.pipeline_["model"].coef_ = weights + step
         assert penalised_loss(head, inputs, codes) > bottom + 0.4 * (step**2).sum()
+
+
+def test_mlp__steps_are_those_of_adamw() -> None:
+    """Against Loshchilov and Hutter's formula (2019)."""
+    from sonokit.experts.heads.mlp import _AdamW
+
+    rng = np.random.default_rng(0)
+    inputs, start = rng.normal(size=(5, 6)), rng.normal(size=(6, 3))
+    weights = torch.from_numpy(start.copy()).requires_grad_()
+    stepping = _AdamW([weights], 3e-3, 0.1)
+    expected, mean, square = start.copy(), np.zeros((6, 3)), np.zeros((6, 3))
+    for t in range(1, 21):
+        stepping.step((torch.from_numpy(inputs) @ weights).square().sum())
+        gradient = 2 * inputs.T @ inputs @ expected
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        expected = expected * (1 - 3e-3 * 0.1)
+        expected = expected - 3e-3 * (mean / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(weights.detach().numpy(), expected, rtol=1e-7)
+
+
+def test_mlp__a_fit_does_without_torchs_optimisers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them pulls torch's compiler in, which takes seconds."""
+    inputs, codes = separable()
+    monkeypatch.setattr(torch.optim.Optimizer, "__init__", None)
+    assert (make_head(("mlp",), "classification").fit(inputs, codes).predict(inputs) == codes).all()

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from sonokit.experts.report.drawing import png
 from sonokit.experts.report.plots import (
     coverage_figure,
     decision_figure,
     groups_figure,
     operating_figure,
-    png,
     reliability_figure,
 )
 

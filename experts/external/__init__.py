@@ -1,0 +1,1 @@
+"""An expert elsewhere: what its folder remembers of its training clips, drift from them, scores at another hospital."""
