@@ -37,6 +37,7 @@ def expert_tables(found: dict[str, Any]) -> dict[str, str]:
         "expert_conformal": _conformal(tasks),
         "expert_signs": _signs(found["signs"]),
         "expert_distilled": _distilled(found["distilled"]),
+        "expert_few_labels": _few_labels(found["few_labels"]),
         "expert_cost": _cost(found["cost"]),
         "expert_cost_all": _cost_all(found["cost"]),
         "expert_audit": _audit(tasks),
@@ -149,6 +150,16 @@ def _distilled(found: dict[str, Any]) -> str:
         rows.append([f"taught by the {TEACHERS[name]}", clips, *(show(entry["taught"].get(s)) for s in names)])
         rows.append(["**gain, paired**", "", *(show(entry["gain"].get(s), signed=True) for s in names)])
     return _table(["severity, frozen ImageNet, linear head", "clips without label", *names.values()], rows, left=1)
+
+
+def _few_labels(found: dict[str, Any]) -> str:
+    names, rows = SCORES["classification"], []
+    for head, entry in found.items():
+        rows.append([f"{head} head, half of the labels", *(show(entry["plain"].get(s)) for s in names)])
+        told = f"taught by the ensemble, which also speaks of {entry['unlabelled_clips']} clips a fold without their labels"
+        rows.append([told, *(show(entry["taught"].get(s)) for s in names)])
+        rows.append(["**gain, paired**", *(show(entry["gain"].get(s), signed=True) for s in names)])
+    return _table(["diagnosis, frozen ImageNet", *names.values()], rows, left=1)
 
 
 def _cost(cost: dict[str, Any]) -> str:

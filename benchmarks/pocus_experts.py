@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from pocus_data import data_fingerprint
-from pocus_expert_controls import distilled, five_signs, oracle, shuffled
+from pocus_expert_controls import distilled, few_labels, five_signs, oracle, shuffled
 from pocus_expert_costs import costs
 from pocus_expert_stores import Stores, open_expert_stores
 from pocus_fine_tuned import DIVISIONS, SEED, TASKS, WHERE, FineTuning, open_fine_tuning
@@ -146,6 +146,7 @@ def measure(study: Study, rows: list[str], data: Path) -> dict[str, Any]:
         "distilled": study.kept(
             "distilled", lambda: distilled(study.stores.open("imagenet"), study.stores.splits, study.tuning.folder, study.out)
         ),
+        "few_labels": study.kept("few_labels", lambda: few_labels(study.stores.open("imagenet"), study.stores.splits)),
         "cost": study.kept("cost", lambda: costs(study.stores, study.tuning, study.out)),
     }
 
