@@ -166,7 +166,7 @@ def _of_task(study: Study, label: str, rows: list[str]) -> dict[str, Any]:
                 "divisions": report["data"]["repeats"],
                 "floors": report["floors"],
                 "chosen": report.get("search", {}).get("chosen", report.get("chosen_in_folds", {})),
-                "trust": report.get("trust"),
+                "trust": _trust(report["trust"]),
                 "cost": report["cost"],
                 "minus_reference": _difference(predictions[name], reference),
                 "minus_fine_tuned": _difference(predictions[name], tuned),
@@ -183,6 +183,15 @@ def _of_task(study: Study, label: str, rows: list[str]) -> dict[str, Any]:
             f"shuffled-{label}", lambda: shuffled(study.stores.open("imagenet"), label, study.stores.splits, study.out)
         ),
         "audit": {name: study.kept(f"audit-{label}-{name}", lambda name=name: _audit(study, label, name)) for name in AUDITED},
+    }
+
+
+def _trust(trust: dict[str, Any]) -> dict[str, Any]:
+    """Coverage and calibration errors; curves and thresholds stay in the expert's own report."""
+    sides = ("raw", "calibrated")
+    return {
+        "conformal": {name: trust["conformal"][name] for name in ("promised", "coverage", "size")},
+        "calibration": {side: {"ece": trust["calibration"][side]["ece"]} for side in sides},
     }
 
 
