@@ -5,6 +5,7 @@
 - *Shuffled*: patients exchange their labels once, and the whole procedure runs: whatever it scores, it scores by itself.
 - *Distilled*: severity's head taught by the ensemble of all heads, or by the fine-tuned network of the same fold, on the clips
   that nobody scored as well, against the same head without them.
+- *Few labels*: diagnosis with the labels of half of each training side's patients hidden; the ensemble speaks of their clips.
 """
 
 import json
@@ -19,12 +20,13 @@ from pocus_fine_tuned import DIVISIONS, SEED, TASKS, WHERE
 from sonokit.atomic import atomic_path, write_json
 from sonokit.clips.splits import Splits
 from sonokit.evaluation.chance import chance
-from sonokit.evaluation.out_of_fold import fold_rows
-from sonokit.evaluation.predictions import predictions_from_dict
+from sonokit.evaluation.out_of_fold import FoldRows, fold_rows, out_of_fold
+from sonokit.evaluation.predictions import Predictions, predictions_from_dict
 from sonokit.evaluation.readout import ReadoutSettings
 from sonokit.experts.crossval import QuestionFeatures, cross_validate, cross_validate_read
 from sonokit.experts.distilled import (
     Distillation,
+    DistilledHead,
     EnsembleTeacher,
     NetworkTeacher,
     distil_out_of_fold,
@@ -32,6 +34,7 @@ from sonokit.experts.distilled import (
     find_unlabelled,
     read_soft_targets,
 )
+from sonokit.experts.distilled.unlabelled import UnlabelledRows
 from sonokit.experts.fit import fit_expert
 from sonokit.experts.heads import make_head
 from sonokit.experts.question import Question, pose
@@ -40,6 +43,7 @@ from sonokit.features.store import EmbeddingStore
 
 SIGNS = ("a_lines", "b_lines", "consolidation", "effusion", "pleural_irregularity")
 RECIPE = "mean_std"
+FEW_LABELS_DIVISIONS = 3
 
 
 def oracle(store: EmbeddingStore, label: str, splits: Splits) -> dict[str, Any]:
@@ -110,6 +114,45 @@ def distilled(store: EmbeddingStore, splits: Splits, tuned: Path, out: Path) -> 
         )  # fmt: skip
         found[name] = gain | {"taught": {score: figure.as_dict() for score, figure in taught.intervals().items()}}
     return found
+
+
+def few_labels(store: EmbeddingStore, splits: Splits) -> dict[str, Any]:
+    """Diagnosis from half of the training patients' labels, without and with an ensemble that speaks of the other clips."""
+    few, label = first_divisions(splits, FEW_LABELS_DIVISIONS), "diagnosis"
+    question = pose(clip_table(store), label, task=TASKS[label], where=WHERE)
+    features = QuestionFeatures(store, question, (RECIPE,), few)
+    folds = fold_rows(few, question.clip_ids, question.patients)
+    return {head: _few_labels_of(head, question, features, folds) for head in ("linear", "mlp")}
+
+
+def _few_labels_of(head: str, question: Question, features: QuestionFeatures, folds: list[FoldRows]) -> dict[str, Any]:
+    kind: dict[str, Any] = {"task": question.task, "class_count": len(question.classes)}
+    shape = (FEW_LABELS_DIVISIONS, len(question.truth), len(question.classes))
+    plain, taught, hidden = np.full(shape, np.nan), np.full(shape, np.nan), []
+    for fold in folds:
+        people = np.unique(question.patients[fold.train])
+        drawn = np.random.default_rng([SEED, fold.index]).permutation(people)[: len(people) // 2]
+        away = np.isin(question.patients[fold.train], drawn)
+        labelled = FoldRows(fold.index, fold.repeat, fold.train[~away], fold.test)
+        rows = fold.train[away]
+        more = UnlabelledRows(question.clip_ids[rows], question.patients[rows], features.final[rows])
+        hidden.append(len(rows))
+
+        def make() -> Any:
+            return make_head((head,), question.task, SEED)
+
+        def make_taught(more: UnlabelledRows = more) -> Any:
+            return DistilledHead(make(), EnsembleTeacher(seed=SEED), more=more, **kind)
+
+        for values, fresh in ((plain, make), (taught, make_taught)):
+            told = out_of_fold(fresh, features.of, question.truth, question.patients, [labelled], **kind)
+            values[fold.repeat, fold.test] = told[fold.repeat, fold.test]
+    sides = [
+        Predictions(question.task, question.classes, question.clip_ids, question.patients, question.truth, values)
+        for values in (plain, taught)
+    ]
+    gain = distillation_gain(*sides, teacher="ensemble", unlabelled_clips=round(float(np.mean(hidden))), seed=SEED)
+    return gain | {"taught": {score: figure.as_dict() for score, figure in sides[1].intervals().items()}}
 
 
 def _of_these_divisions(tuned: Path, folder: Path, few: Splits) -> Path:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from pocus_data import data_fingerprint
-from pocus_expert_controls import distilled, five_signs, oracle, shuffled
+from pocus_expert_controls import distilled, few_labels, five_signs, oracle, shuffled
 from pocus_expert_costs import costs
 from pocus_expert_stores import Stores, open_expert_stores
 from pocus_fine_tuned import DIVISIONS, SEED, TASKS, WHERE, FineTuning, open_fine_tuning
@@ -146,6 +146,7 @@ def measure(study: Study, rows: list[str], data: Path) -> dict[str, Any]:
         "distilled": study.kept(
             "distilled", lambda: distilled(study.stores.open("imagenet"), study.stores.splits, study.tuning.folder, study.out)
         ),
+        "few_labels": study.kept("few_labels", lambda: few_labels(study.stores.open("imagenet"), study.stores.splits)),
         "cost": study.kept("cost", lambda: costs(study.stores, study.tuning, study.out)),
     }
 
@@ -165,7 +166,7 @@ def _of_task(study: Study, label: str, rows: list[str]) -> dict[str, Any]:
                 "divisions": report["data"]["repeats"],
                 "floors": report["floors"],
                 "chosen": report.get("search", {}).get("chosen", report.get("chosen_in_folds", {})),
-                "trust": report.get("trust"),
+                "trust": _trust(report["trust"]),
                 "cost": report["cost"],
                 "minus_reference": _difference(predictions[name], reference),
                 "minus_fine_tuned": _difference(predictions[name], tuned),
@@ -182,6 +183,15 @@ def _of_task(study: Study, label: str, rows: list[str]) -> dict[str, Any]:
             f"shuffled-{label}", lambda: shuffled(study.stores.open("imagenet"), label, study.stores.splits, study.out)
         ),
         "audit": {name: study.kept(f"audit-{label}-{name}", lambda name=name: _audit(study, label, name)) for name in AUDITED},
+    }
+
+
+def _trust(trust: dict[str, Any]) -> dict[str, Any]:
+    """Coverage and calibration errors; curves and thresholds stay in the expert's own report."""
+    sides = ("raw", "calibrated")
+    return {
+        "conformal": {name: trust["conformal"][name] for name in ("promised", "coverage", "size")},
+        "calibration": {side: {"ece": trust["calibration"][side]["ece"]} for side in sides},
     }
 
 

@@ -24,7 +24,7 @@ from demo import Road, drive
 from demo_page import write_page
 from pocus_data import data_fingerprint
 from results_page import write_results_page
-from sonokit import cli
+from sonokit import cli, cli_experts
 from sonokit.atomic import write_json
 from sonokit.clips.splits import read_splits
 from sonokit.evaluation.comparison import compare_reports
@@ -79,7 +79,7 @@ def _random_weights(road: Road, seed: int, splits: Path) -> dict[str, Any]:
     store = road.out / "stores" / f"random-{seed}"
     road.run(cli.extract_features, manifest=road.manifest, model=road.backbone, out=store, seed=seed, cache=road.out / "cache")
     expert = road.out / "experts" / f"diagnosis-random-{seed}"
-    road.run(cli.fit_expert, store=store, label="diagnosis", out=expert, splits=splits, where=road.where)
+    road.run(cli_experts.fit_expert, store=store, label="diagnosis", out=expert, splits=splits, where=road.where)
     return _report(expert)["scores"]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from demo_page import Study, write_page
-from sonokit import cli
+from sonokit import cli, cli_experts
 from sonokit.clips.manifest import Manifest, read_manifest
 from sonokit.errors import SonokitError
 
@@ -80,10 +80,12 @@ def drive(road: Road) -> Study:
     signs = {}
     for name in road.biomarkers if road.tasks else []:  # what each is worth without an extractor, and its floors
         signs[name] = out / "experts" / f"{name}-{before}"
-        road.run(cli.fit_expert, store=stores[before], label=name, out=signs[name], splits=splits, classes="0,1")
+        road.run(cli_experts.fit_expert, store=stores[before], label=name, out=signs[name], splits=splits, classes="0,1")
     if experts:
         name, store = ("biomarkers", stores["biomarkers"]) if "biomarkers" in stores else ("pretrained", stores["pretrained"])
-        road.run(cli.predict, expert=out / "experts" / f"{road.tasks[0]}-{name}", out=out / "predictions.csv", store=store)
+        road.run(
+            cli_experts.predict, expert=out / "experts" / f"{road.tasks[0]}-{name}", out=out / "predictions.csv", store=store
+        )
     query = str(road.clips.table["clip_id"].iloc[0])
     road.run(cli.search, store=stores["pretrained"], query=query)
     return Study(road.clips, out, stores, experts, _biomarker_report(out), signs, road.commands)
@@ -107,7 +109,7 @@ def fit_experts(road: Road, stores: dict[str, Path], splits: Path) -> dict[str, 
             folder = road.out / "experts" / f"{task}-{name}"
             options = {"where": road.where} if road.where else {}
             options |= {"task": "ordinal"} if task == "severity" else {}
-            road.run(cli.fit_expert, store=store, label=task, out=folder, splits=splits, **options)
+            road.run(cli_experts.fit_expert, store=store, label=task, out=folder, splits=splits, **options)
             experts.setdefault(task, {})[name] = folder
     return experts
 
@@ -123,7 +125,9 @@ def _biomarker_report(out: Path) -> dict[str, Any] | None:
 
 def _command_line(command: Callable[..., None], options: dict[str, Any]) -> str:
     words = ["sonokit", command.__name__.replace("_", "-")]
-    positional = {"manifest", "label", "model", "store", "expert", "query"} - ({"store"} if command is cli.predict else set())
+    positional = {"manifest", "label", "model", "store", "expert", "query"} - (
+        {"store"} if command is cli_experts.predict else set()
+    )
     for name, value in options.items():
         if name in positional:
             words.append(str(value))

@@ -17,12 +17,12 @@ from ..evaluation.predictions import Predictions
 from ..evaluation.readout import readout_of
 from .choices import ChoiceLog, chooses, head_maker
 from .crossval import Measured, cross_validate_read, fit_final, predict_held_out
-from .distilled import Distillation, DistilledHead, distil_final, distil_out_of_fold, distillation_for, distilled_entry
+from .distilled import Distillation, distil_final, distil_out_of_fold, distillation_for, distilled_entry
 from .external.reference import make_reference
 from .floors import columns_of, few_folds, measure_floors
 from .folder import Expert
 from .heads import head_name, needs_trust
-from .heads.choice import ChosenHead
+from .heads.kept import KeptHead
 from .held_out import closed_note
 from .report.content import Evidence
 from .report.contributions import ContributionsCollector
@@ -144,7 +144,7 @@ def _expert(study: Study, settings: FitSettings, final: Any, recipe: str, predic
         where=settings.where, unit=question.unit, patient=question.patient_column, banked=question.clips_of(rows),
         held_out=study.held_out_clips, draws=settings.draws, level=settings.level, seed=settings.seed,
     )  # fmt: skip
-    kept = final.head_ if isinstance(final, (ChosenHead, DistilledHead)) else final
+    kept = final.head_ if isinstance(final, KeptHead) else final
     return Expert(
         question.label, question.task, question.classes, recipe, features.final_store.header, kept,
         readout_of(predictions, settings.readout(question.label)), unit=question.unit, patient=question.patient_column,

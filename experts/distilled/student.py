@@ -9,7 +9,6 @@ frequent as they are. So the teacher's probabilities are first turned into those
 2001), and the student weighs classes alike by their mass, as it does with labels alone.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,12 @@ from sklearn.base import clone
 from ...errors import SonokitError
 from ...evaluation.scores import Task
 from ..heads import ChosenHead
+from ..heads.kept import KeptHead
 from .teachers import Lesson, Teacher, at_frequencies, soften
 from .unlabelled import UnlabelledRows
 
 
-class DistilledHead:
+class DistilledHead(KeptHead):
     """A student with its teacher; see :mod:`sonokit.experts.heads` for the interface. Saved, it is the student itself.
 
     Where the student chooses among heads or recipes, it first does so on the labels alone, and what it chose is then taught.
@@ -85,18 +85,6 @@ class DistilledHead:
         self.classes_ = getattr(self.head_, "classes_", None)
         return self
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """As the student."""
-        return self.head_.predict(self._read(X))
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """As the student."""
-        return self.head_.predict_proba(self._read(X))
-
-    def save(self, folder: Path) -> None:
-        """Write the student; loading gives that head itself."""
-        self.head_.save(folder)
-
     def _unlabelled(self, patients: np.ndarray, X: np.ndarray) -> UnlabelledRows:
         """The unlabelled clips that this fit may learn from."""
         if self.more is None:
@@ -143,7 +131,3 @@ class DistilledHead:
             np.concatenate([own, said_more[usable]]),
             np.concatenate([patients, more.patients]),
         )
-
-    def _read(self, X: np.ndarray) -> np.ndarray:
-        # in the order of memory that a store's features have, as a head that chooses does: equal to the last digit once loaded
-        return X if self.columns_ is None else np.ascontiguousarray(X[:, self.columns_])

@@ -10,7 +10,6 @@ that these very rows liked best. What the readout then promises is measured on t
 
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ...errors import SonokitError
 from ...evaluation.nested import inner_folds
 from ...evaluation.scores import LOWER_IS_BETTER, PRIMARY, Task
 from .inner import InnerRows, Trial
+from .kept import KeptHead
 from .search import Candidate, candidates
 from .search_settings import SearchSettings
 from .targets import hard_codes
@@ -29,7 +29,7 @@ CHOOSING_ROWS = 20_000
 little and cost in proportion; the chosen one is fitted on all rows."""
 
 
-class ChosenHead(BaseEstimator):
+class ChosenHead(KeptHead, BaseEstimator):
     """The candidate with the best primary score on inner folds, fitted again on all training rows.
 
     Args:
@@ -84,18 +84,6 @@ class ChosenHead(BaseEstimator):
         self.head_ = self._fresh(chosen.head, self.settings_).fit(self._read(X), y, groups=groups)
         self.classes_ = getattr(self.head_, "classes_", None)
         return self
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """As the chosen head; X has the features of all recipes, as in ``fit``."""
-        return self.head_.predict(self._read(X))
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """As the chosen head; X has the features of all recipes, as in ``fit``."""
-        return self.head_.predict_proba(self._read(X))
-
-    def save(self, folder: Path) -> None:
-        """Write the chosen head; loading gives that head itself, which reads the features of its recipe only."""
-        self.head_.save(folder)
 
     def _choose(self, X: np.ndarray, y: np.ndarray, patients: np.ndarray) -> tuple[Candidate, Trial | None, np.ndarray]:
         """The best candidate, how it did, and the rows that it was tried on."""
@@ -156,10 +144,6 @@ class ChosenHead(BaseEstimator):
     def _columns_of(self, candidate: Candidate) -> np.ndarray | None:
         """None where there is one recipe: the features as they are."""
         return np.asarray(self.columns[str(candidate.recipe)]) if self.columns and len(self.columns) > 1 else None
-
-    def _read(self, X: np.ndarray) -> np.ndarray:
-        # in the order of memory that a store's features have: what is loaded later must say the same to the last digit
-        return X if self.columns_ is None else np.ascontiguousarray(X[:, self.columns_])
 
 
 def _some_patients(patients: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ INDEX_FILES = ("index.json", "index.faiss", ROWS_FILE, EMBEDDINGS_FILE)
 """All that is derived from the rows for searching; index.json counts for nothing without the others, and they without it."""
 
 _LAYOUT = 1
+_WIDE_BYTES = 256_000_000  # of memory that answering many queries at once may take
 _LOW_RECALL = 0.95  # below, and for pq always, the recall is told
 _log = logging.getLogger(__name__)
 _TEMPORARY = ".tmp-index-"
@@ -58,6 +60,21 @@ class OpenIndex:
     tuned: Tuned
     place: Path
     _copy: "tempfile.TemporaryDirectory[str] | None" = None  # of what lies behind a URL; goes with this object
+
+    @cached_property
+    def for_many(self) -> Any:
+        """What answers many queries at once.
+
+        For 16-bit rows that fit into memory the same rows in 32 bits, searched by matrix products in less than half the time;
+        for the other kinds the index itself.
+        """
+        count, dimensions = self.rows.embeddings.shape
+        if self.kind != "fp16" or 4 * count * dimensions > _WIDE_BYTES:
+            return self.faiss
+        wide = faiss.IndexIDMap2(faiss.IndexFlatIP(dimensions))
+        for some in self.rows.chunks():
+            wide.add_with_ids(self.rows.units(some), self.rows.row_ids[some])
+        return wide
 
 
 def build_index(store: EmbeddingStore, kind: Kind | Literal["auto"] | None = None) -> Path:

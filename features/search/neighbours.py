@@ -18,6 +18,7 @@ from .index_rows import normalised
 
 _COMPARE_FILTERED = 20_000  # rows that a filter leaves and that are simply all compared
 _MOST_FETCHED = 20_000  # rows a query that an index is asked for; beyond, all rows are compared
+_MANY = 512  # queries at once for which rows of 32 bits are worth being made
 _DECIMALS = 12  # of a similarity: the last bits depend on the order of summing, and must not order equal rows
 _AT_ONCE = 1 << 22  # similarities that are worked on at once: 32 MB
 
@@ -75,7 +76,8 @@ def nearest(index: OpenIndex, queries: np.ndarray, k: int, leave: Leave) -> Cand
     answers = []
     while len(pending) and wanted <= most:
         params = parameters(index.kind, effort, wanted, selector)
-        scores, row_ids = index.faiss.search(normalised(queries[pending]), wanted, params=params)  # [P, wanted] each
+        engine = index.for_many if len(pending) >= _MANY else index.faiss
+        scores, row_ids = engine.search(normalised(queries[pending]), wanted, params=params)  # [P, wanted] each
         best = _best(_compared(index, queries, pending, row_ids), k, leave, index)
         everything = wanted == total and index.kind in EXACT
         done = _finished(best, scores, pending, k, index.kind) | everything

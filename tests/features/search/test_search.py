@@ -195,8 +195,9 @@ def test_search__zeros_are_similar_to_nothing(tmp_path):
     assert search(store, np.zeros(2))["similarity"].tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("kind", ["flat", "fp16", "ivf", "hnsw"])
-def test_search_many__is_search_for_each(store, kind):
+@pytest.mark.parametrize(("kind", "many_from"), [("flat", 512), ("fp16", 512), ("fp16", 2), ("ivf", 512), ("hnsw", 512)])
+def test_search_many__is_search_for_each(store, kind, many_from, monkeypatch):
+    monkeypatch.setattr(neighbours, "_MANY", many_from)  # so many queries at once are asked of rows of 32 bits
     index = open_index(store, kind)
     queries = np.random.default_rng(7).normal(size=(40, DIMENSIONS))
     patients = [None if n % 3 else f"p{n % 12}" for n in range(40)]
@@ -214,6 +215,7 @@ def test_search_many__is_search_for_each(store, kind):
             lambda r, n=n: (r["clip_id"] != clips[n]) & (r["patient_id"].isna() | (r["patient_id"] != patients[n])),
         )
         if kind in ("flat", "fp16"):
+            assert (index.for_many is index.faiss) == (kind == "flat")
             assert ids.loc[many.row_ids[n]].tolist() == expected["clip_id"].tolist()
 
 
