@@ -83,9 +83,14 @@ class Backbone(nn.Module):
         Returns:
             Features [B, D], the same as ``forward``'s, and for each stride a map [B, C_s, about H/s, about W/s].
         """
+        features, maps, _ = self.forward_all(frames, strides)
+        return features, maps
+
+    def forward_all(self, frames: Tensor, strides: Sequence[int]) -> tuple[Tensor, list[Tensor], Tensor]:
+        """As ``forward_maps``, and the last map, float [B, D', h, w], of which the features are made."""
         places = [self._maps[stride][0] for stride in strides]
         last, maps = self.model.forward_intermediates((frames - self.mean) / self.std, indices=places)
-        return self.model.forward_head(last), maps
+        return self.model.forward_head(last), maps, last
 
     @property
     def _maps(self) -> dict[int, tuple[int, int]]:

@@ -11,7 +11,6 @@ soft targets for a small head (Hinton et al. 2015, distillation), read with
 :func:`~sonokit.evaluation.fine_tuned_folds.read_fine_tuned`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from ..clips.augment import augment_named
 from ..errors import SonokitError
 from .embedding import FrameClips, to_input
 from .fine_tuned_folds import MoreClips, Watch, contents, finished, fold_identity
+from .learning_rate import WarmupCosine
 from .out_of_fold import FoldRows
 from .predictions import Predictions
 from .probe import LabelledClips
@@ -217,7 +217,7 @@ def _train(
     ]
     batches = max(1, round(len(rows) * settings.frames_per_clip / settings.batch_images))  # in an epoch, of equal size
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _Rate(settings.epochs * batches, settings.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmupCosine(settings.epochs * batches, settings.warmup))
     losses = []
     for _ in range(settings.epochs):
         network.train()
@@ -236,20 +236,6 @@ def _train(
         losses.append(round(total, 6))
         bar.update()
     return losses
-
-
-@dataclass(frozen=True)
-class _Rate:
-    """Factor of the learning rates at a step: up in a line, down in a cosine."""
-
-    steps: int
-    warmup: float
-
-    def __call__(self, step: int) -> float:
-        rising = max(1, round(self.steps * self.warmup))
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising)))
 
 
 def _epoch(clips: FrameClips, rows: np.ndarray, frames: int, generator: Generator) -> Tensor:

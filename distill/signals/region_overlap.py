@@ -33,6 +33,7 @@ class RegionOverlap(Signal):
     """
 
     uses_teacher = False
+    uses_class_maps = True
 
     def compare(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """See :class:`~sonokit.distill.signals.terms.Signal`."""

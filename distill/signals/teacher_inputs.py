@@ -68,17 +68,18 @@ class GazeTeacherInput(nn.Module):
         Returns:
             Shape [B, D].
         """
-        with self._shown(frames, gaze):
+        with self.shown(frames, gaze):
             features: Tensor = self.backbone(frames)
         return features
 
     def forward_maps(self, frames: Tensor, strides: Sequence[int], gaze: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features and feature maps; see ``Backbone.forward_maps``."""
-        with self._shown(frames, gaze):
+        with self.shown(frames, gaze):
             return self.backbone.forward_maps(frames, strides)
 
     @contextmanager
-    def _shown(self, frames: Tensor, gaze: Tensor) -> Iterator[None]:
+    def shown(self, frames: Tensor, gaze: Tensor) -> Iterator[None]:
+        """While this lasts, whoever runs the backbone over ``frames`` runs it with ``gaze``; shapes as of ``forward``."""
         if gaze.ndim != 4 or gaze.shape[:2] != (len(frames), 1):
             raise SonokitError(f"gaze must be [{len(frames)}, 1, height, width], one map a frame, got {tuple(gaze.shape)}")
         peaked = peak_scaled(gaze.to(frames.dtype))

@@ -62,6 +62,8 @@ class Signal(nn.Module):
     """
 
     uses_teacher: ClassVar[bool] = True
+    uses_class_maps: ClassVar[bool] = False
+    """Whether the term reads the student's class activation maps."""
     student_strides: tuple[int, ...] = ()
     """Of the student's maps that the term reads."""
     teacher_strides: tuple[int, ...] = ()

@@ -63,6 +63,11 @@ class Signals(nn.Module):
         return any(term.uses_teacher for term in self._all().values())
 
     @property
+    def uses_class_maps(self) -> bool:
+        """Whether any term reads the student's class activation maps."""
+        return any(term.uses_class_maps for term in self._all().values())
+
+    @property
     def student_strides(self) -> tuple[int, ...]:
         """Of the student's maps that the terms read, rising: for ``forward_maps``."""
         return tuple(sorted({stride for term in self._all().values() for stride in term.student_strides}))

@@ -62,7 +62,7 @@ def test_gaze_teacher_input__the_channel_equals_one_convolution_over_frame_and_g
     stem, seen = teacher.backbone.model.get_submodule("conv1.0"), {}
     with torch.inference_mode():
         # registered once the teacher's own hook is there: a module's hooks run in their order
-        with teacher._shown(frames, gaze):
+        with teacher.shown(frames, gaze):
             handle = stem.register_forward_hook(lambda _, __, out: seen.update(out=out))
             teacher.backbone(frames)
             handle.remove()
