@@ -6,6 +6,7 @@ teacher's outputs can be kept beside them row by row, and every student sees the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,8 +84,8 @@ class Views:
 
     def take(self, rows: np.ndarray) -> "Views":
         """Some of them; ``rows`` is a mask [N] or row numbers, repeated where asked for."""
-        parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        return replace(self, **{name: value if value is None else value[rows] for name, value in parts.items()})
+        parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{name: None if value is None else value[rows] for name, value in parts.items()})
 
     def batch(
         self, rows: np.ndarray | slice, target: HeatMapTarget | None = None, device: torch.device | str = "cpu"
@@ -113,7 +114,7 @@ class Views:
 
 def joined_views(parts: Sequence[Views]) -> Views:
     """Views one after the other; each part must have the same things known."""
-    together = {}
+    together: dict[str, Any] = {}
     for part in fields(Views):
         values = [getattr(views, part.name) for views in parts]
         if any(value is None for value in values) and not all(value is None for value in values):
