@@ -85,7 +85,8 @@ class Views:
     def take(self, rows: np.ndarray) -> "Views":
         """Some of them; ``rows`` is a mask [N] or row numbers, repeated where asked for."""
         parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
-        return replace(self, **{name: None if value is None else value[rows] for name, value in parts.items()})
+        taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in parts.items()}
+        return replace(self, **taken)
 
     def batch(
         self, rows: np.ndarray | slice, target: HeatMapTarget | None = None, device: torch.device | str = "cpu"
