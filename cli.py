@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from . import __version__, cli_experts, cli_store
+from . import __version__, cli_distill, cli_experts, cli_store
 from .command_inputs import asked_clip, cached_clips, labelled_clips, relative_paths, require_model, training_side
 from .command_line import Command, Group, run_command, run_commands
 from .command_options import pairs, plain_options, words
@@ -690,6 +690,8 @@ def main(arguments: list[str] | None = None) -> int:
         "compare": cli_experts.compare,
         "evaluate": cli_experts.evaluate,
         "predict": cli_experts.predict,
+        "distill": cli_distill.distill,
+        "export": cli_distill.export,
     }
     return run_commands(commands, _DESCRIPTION, __version__, arguments)
 

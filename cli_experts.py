@@ -201,10 +201,10 @@ def predict(
     beyond them, and what the answer was made of.
 
     Args:
-        expert: The expert folder.
+        expert: The expert folder; or a folder of sonokit export, which takes --clips and no other option, and needs no torch.
         out: The predictions, a file that ends in .csv or .json; an earlier call's is replaced.
         store: A store of the extractor that the expert was fitted on.
-        clips: Instead of a store: a manifest, a folder of clips or one clip; needs --model.
+        clips: Instead of a store: a manifest, a folder of clips or one clip; needs --model, but for an exported folder.
         model: The extractor or backbone that made the expert's store.
         weights: For a timm name: "none", "timm" (fetched), or a local .safetensors file.
         bank: The store that the expert was fitted on: adds the nearest training cases and an out-of-distribution flag, which at
@@ -216,6 +216,13 @@ def predict(
     """
     import tempfile
 
+    from .distill.export.note import is_export
+
+    if is_export(expert):
+        if clips is None or any(given is not None for given in (store, model, bank)) or why or trust:
+            raise SonokitError(f"{expert} is an exported model: it takes --clips and --out, and no other option.")
+        _predict_exported(expert, out, clips)
+        return
     from .experts.folder import load_expert
     from .experts.predict import predict as predictions_of
     from .experts.prediction_file import require_replaceable, write_predictions
@@ -237,6 +244,30 @@ def predict(
             table = predictions_of(head, made, **compared)
     write_predictions(table, out)
     print(f"{len(table)} predictions -> {out}")
+
+
+def _predict_exported(folder: Path, out: Path, clips: Path) -> None:
+    """Clips through a folder of sonokit export: onnxruntime, and nothing that needs torch."""
+    import pandas as pd
+
+    from .clips.manifest import read_manifest
+    from .clips.scan import clips_at
+    from .distill.export.run import ExportedModel
+    from .experts.prediction_file import require_replaceable, write_predictions
+
+    require_replaceable(out, {"the exported model": folder, "--clips": clips})
+    model = ExportedModel(folder)
+    if model.kind in ("backbone", "landmarks"):
+        raise SonokitError(f"{folder} is an exported {model.kind} model, which says nothing of a whole clip.")
+    if clips.suffix.lower() in (".csv", ".parquet"):
+        manifest = read_manifest(clips)
+        named = zip(manifest.table["clip_id"], manifest.locations(), strict=True)
+    else:
+        table = clips_at(clips)
+        named = zip(table["clip_id"], table["path"], strict=True)
+    rows = model.predict_clips((str(clip_id), str(path)) for clip_id, path in named)
+    write_predictions(pd.DataFrame(rows), out)
+    print(f"{len(rows)} predictions -> {out}")
 
 
 def evaluate(

@@ -81,9 +81,11 @@ class Classifier(Learner):
         if not strides and not class_maps:
             features = self.backbone(frames)
             return Outputs(logits=self._decide(features), features=features)
-        features, maps, last = self.backbone.forward_all(frames, strides)
+        # timm's networks give the last map only beside another
+        wanted = tuple(strides) or tuple(self.backbone.map_channels)[-1:]
+        features, maps, last = self.backbone.forward_all(frames, wanted)
         seen = self._class_maps(last) if class_maps else None
-        return Outputs(self._decide(features), features, dict(zip(strides, maps, strict=True)), seen)
+        return Outputs(self._decide(features), features, dict(zip(strides, maps, strict=False)), seen)
 
     def groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """See :class:`Learner`."""

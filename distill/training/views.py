@@ -141,14 +141,20 @@ def clip_views(
     frames, items = [], []
     for row in rows.tolist():
         own = clips[row].frames  # [T, S, S]
-        count = len(own) if frames_per_clip is None else min(frames_per_clip, len(own))
-        chosen = ((np.arange(count) + 0.5) * len(own) / count).astype(np.int64)
+        chosen = chosen_frames(len(own), frames_per_clip)
+        count = len(chosen)
         grey = torch.from_numpy(np.array(own[chosen]))[:, None].float().div_(255)  # [F, 1, S, S]
         frames.append(resize(grey, size)[:, 0].mul_(255).round_().clamp_(0, 255).byte().numpy())
         items += [row] * count
     places = np.array(items, dtype=np.int64)
     stacked = np.concatenate(frames) if frames else np.zeros((0, size, size), dtype=np.uint8)
     return Views(stacked, places, None if labels is None else labels[places])
+
+
+def chosen_frames(length: int, count: int | None) -> np.ndarray:
+    """Which of a clip's ``length`` frames :func:`clip_views` takes, int64 [min(count, length)]; all where ``count`` is None."""
+    taken = length if count is None else min(count, length)
+    return ((np.arange(taken) + 0.5) * length / taken).astype(np.int64)
 
 
 def _tensor(values: np.ndarray | None, rows: np.ndarray | slice, device: torch.device | str) -> Tensor | None:
