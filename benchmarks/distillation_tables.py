@@ -133,14 +133,21 @@ def _size(found: dict[str, Any]) -> str:
     rows = []
     for row in _one_of_each_size(found["rows"]):
         size, network = row["size"], row["network"]
-        low, high = size["latency_quartiles_ms"]
         ratio = "1" if network == "teacher" else f"{found['ratios'][network]:,.0f} ×"
         rows.append([
             {"teacher": "teacher", "member": "one of the four"}.get(network, network), f"{size['parameters']:,}", ratio,
             _bytes(size["bytes_fp32"]), _bytes(size["bytes_int8"]), f"{size['multiply_adds'] / 1e6:,.1f}",
-            f"{size['latency_ms']:.2f} [{low:.2f}, {high:.2f}]",
+            f"{size['latency_ms']:.2f}",
         ])  # fmt: skip
-    head = ["", "parameters", "fewer than the teacher", "fp32", "int8, counted", "million multiply-adds", "ms a frame"]
+    head = [
+        "",
+        "parameters",
+        "fewer than the teacher",
+        "fp32",
+        "int8, counted",
+        "million multiply-adds",
+        "ms a frame, one thread",
+    ]
     return _table(head, rows, left=1)
 
 
