@@ -691,6 +691,7 @@ def main(arguments: list[str] | None = None) -> int:
         "evaluate": cli_experts.evaluate,
         "predict": cli_experts.predict,
         "distill": cli_distill.distill,
+        "distill-landmarks": cli_distill.distill_landmarks,
         "export": cli_distill.export,
     }
     return run_commands(commands, _DESCRIPTION, __version__, arguments)

@@ -1,11 +1,15 @@
 """Ask a store a clinical question: audit it, fit an expert, look at it elsewhere, predict."""
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
+from .atomic import write_text
 from .command_inputs import extracted_store
 from .command_options import pairs, plain_options, words
 from .errors import SonokitError
+
+_REJECTED = ["clip_id", "reason"]
 
 
 def audit(
@@ -201,7 +205,8 @@ def predict(
     beyond them, and what the answer was made of.
 
     Args:
-        expert: The expert folder; or a folder of sonokit export, which takes --clips and no other option, and needs no torch.
+        expert: The expert folder; or a folder of sonokit export (of a student or an extractor), which takes --clips and no
+            other option, and needs no torch; clips that cannot be used are listed beside --out, in a file .rejected.csv.
         out: The predictions, a file that ends in .csv or .json; an earlier call's is replaced.
         store: A store of the extractor that the expert was fitted on.
         clips: Instead of a store: a manifest, a folder of clips or one clip; needs --model, but for an exported folder.
@@ -214,15 +219,22 @@ def predict(
         trust: Types that your own head's file may hold (my_module.MyEstimator), separated by commas; naming one imports it.
         cache: The folder of decoded frames.
     """
+    given = dict(locals())
     import tempfile
 
     from .distill.export.note import is_export
 
     if is_export(expert):
-        if clips is None or any(given is not None for given in (store, model, bank)) or why or trust:
+        plain = {name: option.default for name, option in inspect.signature(predict).parameters.items()}
+        if clips is None or any(given[name] != plain[name] for name in plain.keys() - {"expert", "out", "clips"}):
             raise SonokitError(f"{expert} is an exported model: it takes --clips and --out, and no other option.")
         _predict_exported(expert, out, clips)
         return
+    if (expert / "student.json").is_file():
+        raise SonokitError(
+            f"{expert} is a student of sonokit distill: export it first (sonokit export {expert} MANIFEST --out EXPORT), then "
+            "sonokit predict EXPORT"
+        )
     from .experts.folder import load_expert
     from .experts.predict import predict as predictions_of
     from .experts.prediction_file import require_replaceable, write_predictions
@@ -256,18 +268,39 @@ def _predict_exported(folder: Path, out: Path, clips: Path) -> None:
     from .experts.prediction_file import require_replaceable, write_predictions
 
     require_replaceable(out, {"the exported model": folder, "--clips": clips})
+    listing = _rejected_beside(out, clips)
     model = ExportedModel(folder)
     if model.kind in ("backbone", "landmarks"):
-        raise SonokitError(f"{folder} is an exported {model.kind} model, which says nothing of a whole clip.")
+        ask = "landmarks(images)" if model.kind == "landmarks" else "predict_clips(clips)"
+        raise SonokitError(
+            f"{folder} is an exported {model.kind} model, which predicts nothing of a clip: ask it in Python, "
+            f"sonokit.distill.export.run.ExportedModel({str(folder)!r}).{ask}"
+        )
     if clips.suffix.lower() in (".csv", ".parquet"):
         manifest = read_manifest(clips)
         named = zip(manifest.table["clip_id"], manifest.locations(), strict=True)
     else:
         table = clips_at(clips)
         named = zip(table["clip_id"], table["path"], strict=True)
-    rows = model.predict_clips((str(clip_id), str(path)) for clip_id, path in named)
+    rejected: list[tuple[str, str]] = []
+    try:
+        rows = model.predict_clips(((str(clip_id), str(path)) for clip_id, path in named), rejected=rejected)
+    finally:
+        listing.unlink(missing_ok=True)  # an earlier call's
+        if rejected:
+            write_text(listing, pd.DataFrame(rejected, columns=_REJECTED).to_csv(index=False, lineterminator="\n"))
     write_predictions(pd.DataFrame(rows), out)
-    print(f"{len(rows)} predictions -> {out}")
+    print(f"{len(rows)} predictions -> {out}" + (f"; {len(rejected)} clips left out -> {listing}" if rejected else ""))
+
+
+def _rejected_beside(out: Path, clips: Path) -> Path:
+    """Where the clips that are left out will be listed; nothing but an earlier list may be there."""
+    listing = out.with_suffix(".rejected.csv")
+    if listing.resolve() == clips.resolve() or (
+        listing.exists() and not (listing.is_file() and listing.read_bytes().startswith(",".join(_REJECTED).encode() + b"\n"))
+    ):
+        raise SonokitError(f"{listing}, where clips that are left out are listed, is there already: choose another --out.")
+    return listing
 
 
 def evaluate(

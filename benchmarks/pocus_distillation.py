@@ -200,7 +200,7 @@ def main() -> None:
         "pilot": lambda: study.kept("pilot", lambda: run_pilot(clips, study.organs, study.folds[0], study.weights, study.out)),
         "teachers": study.teach,
         "students": lambda: [study.run(ROWS[:2]), study.run(ROWS)],
-        "sizes": lambda: study.kept("sizes", lambda: measure_sizes([network for network, _, _ in ROWS])),
+        "sizes": lambda: study.kept("sizes", lambda: measure_sizes([network for network, _, _ in ROWS], study.weights)),
     }
     for name, step in steps.items():
         if options.only in (None, name):
@@ -226,19 +226,19 @@ class _AsOne(torch.nn.Module):
         return logits
 
 
-def measure_sizes(networks: list[str], rounds: int = 15) -> dict[str, dict[str, Any]]:
-    """Size and latency of everything, timed in turns; of all rounds the calmest counts, since other work only ever slows."""
+def measure_sizes(networks: list[str], weights: str, rounds: int = 40) -> dict[str, dict[str, Any]]:
+    """Size and latency of everything, timed in turns; the quickest round counts, since other work on the machine only slows."""
     classes, frames = ("a", "b", "c"), (1, SIZE, SIZE)
     made: dict[str, torch.nn.Module] = {
-        TEACHER: _AsOne([Classifier(build_backbone(NETWORK), classes) for _ in range(MEMBERS)]),
-        MEMBER: Classifier(build_backbone(NETWORK), classes),
+        TEACHER: _AsOne([Classifier(build_backbone(NETWORK, weights=weights), classes) for _ in range(MEMBERS)]),
+        MEMBER: Classifier(build_backbone(NETWORK, weights=weights), classes),
         **{network: Classifier(build_student(network), classes) for network in networks},
     }
     times: dict[str, list[float]] = {name: [] for name in made}
     for _ in range(rounds):
         for name, module in made.items():
-            repeats = 5 if name in (TEACHER, MEMBER) else 100
-            times[name].append(measure_student(module, frames, repeats=repeats, warm_up=2).latency_ms)
+            repeats = 1 if name in (TEACHER, MEMBER) else 20  # short enough not to be interrupted every time
+            times[name].append(measure_student(module, frames, repeats=repeats, warm_up=1).latency_ms)
     return {
         name: {
             **asdict(profile_student(module, frames)),
@@ -275,7 +275,6 @@ def measure(study: Study, data: Path, results: Path) -> dict[str, Any]:
                 "frames_taught": FRAMES_TAUGHT,
                 "frames_tested": FRAMES_TESTED,
                 "looks": LOOKS,
-                "unlabelled_clips": len(study.organs),
             },
             "arms": {name: asdict(arm) for name, arm in ARMS.items()},
         },

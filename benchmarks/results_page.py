@@ -2,25 +2,35 @@
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from biomarker_tables import biomarker_tables
+from distillation_tables import distillation_tables
 from expert_tables import expert_tables
+from knowledge_tables import chest_region_tables, simulated_knowledge_tables
+from landmark_tables import landmark_tables
 from pretraining_tables import pretraining_tables
 from sonokit.atomic import write_text
 from sonokit.experts.report import show
 
+LANDMARK_STUDIES = ("simulated_landmarks", "cephalometric", "cephalometric_long")
 SCORES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "auroc": "AUROC"}
 
 
 def write_results_page(results: Path) -> None:
     """Write ``results/../results.md``; the prose stands in ``results/*.md`` with ``{name}`` where a table goes."""
-    studies = {
+    studies: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {
         "pocus_road": _road_tables,
         "pocus_pretraining": pretraining_tables,
         "pocus_biomarkers": biomarker_tables,
         "pocus_experts": expert_tables,
+        "pocus_distillation": distillation_tables,
+        "simulated_knowledge": simulated_knowledge_tables,
+        "chest_regions": chest_region_tables,
+        **{name: partial(landmark_tables, prefix=name) for name in LANDMARK_STUDIES},
     }
     parts = []
     for study, tables_of in studies.items():

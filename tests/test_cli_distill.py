@@ -58,6 +58,26 @@ def test_several_columns_are_findings(distill, tmp_path: Path, capsys) -> None:
     assert read_student_note(tmp_path / "out" / "student").classes == ("b_lines", "effusion")
 
 
+def test_no_gpu_is_said_before_anything_is_read(distill, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert distill("micro_10k", "diagnosis", tmp_path / "out", "--device", "cuda") == 2
+    assert "torch finds no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_call_is_mended_in_the_same_folder(distill, manifest: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(distill_module, "page", lambda report: "")
+    (tmp_path / "s.json").write_text('{"response": {"temperatur": 4}}')
+    for wrong in ("labels=-1", str(tmp_path / "s.json")):
+        assert distill("micro_10k", "diagnosis", tmp_path / "out", "--folds", "0", "--signals", wrong) == 2
+    assert not (tmp_path / "out").exists()
+    assert distill("micro_10k", "diagnosis", tmp_path / "out", "--folds", "0") == 0
+    assert any((manifest.parent / "cache" / "teachers").glob("*.safetensors"))
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "out" / "student"), "--clips", str(manifest), "--out", str(tmp_path / "p.csv")]) == 2
+    assert "export it first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("teacher", "label", "options", "told"),
     [
@@ -72,6 +92,11 @@ def test_several_columns_are_findings(distill, tmp_path: Path, capsys) -> None:
         ("micro_10k", "a_lines,b_lines", ("--classes", "1"), "of findings leave them out"),
         ("micro_10k", "diagnosis", ("--patient", "nobody"), "nobody"),
         (",", "diagnosis", (), "nothing teaches"),
+        ("micro_10k", "diagnosis", ("--gaze_delay", "2"), "say how --gaze is read"),
+        ("micro_10k", "diagnosis", ("--degree_pixels", "5"), "say how --gaze is read"),
+        ("p.csv", "diagnosis", ("--weights", "w.safetensors"), "of a teacher that is a timm name"),
+        ("micro_10k", "diagnosis", ("--teacher_size", "16"), "teacher_size 16 is smaller than size 32"),
+        ("micro_10k", "diagnosis", ("--learning_rate", "0"), "learning_rate must be a number above 0"),
         ("micro_10k", ",", (), "no label"),
     ],
 )

@@ -14,8 +14,9 @@ from .graphs import INPUT
 from .sources import Source
 
 BATCHES = (1, 16)
-GAIN = 1.05  # an int8 form must be so much faster than fp32 to be taken: less than that is the clock's noise
+GAIN = 1.05  # less than that is the clock's noise: of forms so near each other the first in order is taken
 _CALIBRATION_INPUTS = 256
+_TIMED_INPUTS = 32
 _ALLOWED = {"probability": 0.02, "share": 0.02, "pixels": 0.5}
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class Candidate:
     Attributes:
         form: Its name.
         bytes: Of the file.
-        difference: Greatest change of a check clip's prediction from torch's; None where it could not be made.
+        difference: Greatest change of a check clip's prediction from torch's; inf where that is not finite, None where the form
+            could not be made.
         faithful: Whether that is within the limit.
         latency_ms: Median by batch, {"1": …, "16": …}; empty where it could not be made.
         fault: Why it could not be made, None where it was.
@@ -66,10 +68,11 @@ class Candidate:
     faithful: bool
     latency_ms: dict[str, float]
     fault: str | None = None
+    frame_difference: float | None = None  #: of a single frame's prediction; None where only clips have one
 
     def row(self) -> dict[str, Any]:
-        """For ``export.json``."""
-        return asdict(self)
+        """For ``export.json``; what is not finite is None there."""
+        return {**asdict(self), "difference": finite(self.difference), "frame_difference": finite(self.frame_difference)}
 
 
 def choose_form(
@@ -80,7 +83,7 @@ def choose_form(
     limits: Limits,
     forms: str = "auto",
 ) -> tuple[Any, Candidate, list[Candidate]]:
-    """Make the forms, and take the fastest faithful one.
+    """Make the forms, and take the fastest faithful one; of those within 5 % of it the first, so that a rerun takes the same.
 
     Args:
         model: In fp32, an onnx.ModelProto.
@@ -106,21 +109,49 @@ def choose_form(
         except Exception as fault:  # the quantiser fails on what it does not know in ways of its own
             faults[form.name] = _reason(fault, form)
     sessions = {name: session_of(made, limits.threads) for name, made in models.items()}
-    inputs = [source.inputs(clip) for clip in checks]
-    expected = [source.expected(clip) for clip in checks]
-    differences = {
-        name: max(source.difference(e, source.pooled(_first(session, i))) for e, i in zip(expected, inputs, strict=True))
-        for name, session in sessions.items()
-    }
-    latencies = timed(sessions, np.concatenate(inputs), limits.rounds)
+    differences = greatest_differences(source, sessions, checks)
+    some = np.concatenate([source.inputs(clip) for clip in checks[:_TIMED_INPUTS]])
+    some = some[np.linspace(0, len(some) - 1, min(len(some), _TIMED_INPUTS)).astype(np.int64)]
+    latencies = timed(sessions, some, limits.rounds)
     allowed = limits.allowed(source)
-    rows = [
-        Candidate(name, models[name].ByteSize(), differences[name], differences[name] <= allowed, latencies[name])
-        for name in models
-    ]
+    rows = []
+    for name, made in models.items():
+        clip, frame = differences[name]
+        rows.append(Candidate(name, made.ByteSize(), clip, clip <= allowed, latencies[name], frame_difference=frame))
     chosen = fastest(rows, forms, allowed)
     rows += [Candidate(name, 0, None, False, {}, fault) for name, fault in faults.items()]
     return models[chosen.form], chosen, rows
+
+
+def greatest_differences(
+    source: Source, sessions: dict[str, Any], clips: Sequence[np.ndarray]
+) -> dict[str, tuple[float, float | None]]:
+    """Greatest change from torch's, by session: of a clip's prediction, and of a single frame's where the source says one.
+
+    Args:
+        source: What the sessions were made of.
+        sessions: Of ONNX Runtime, by name.
+        clips: Letterboxed frames uint8 [T, L, L] each, at least one.
+
+    Returns:
+        In the source's unit; inf where either side says what is not finite.
+    """
+    of_clips: dict[str, list[float]] = {name: [] for name in sessions}
+    of_frames: dict[str, list[float]] = {name: [] for name in sessions}
+    for clip in clips:
+        inputs, each = source.inputs(clip), None if source.each is None else source.each(clip)
+        expected = source.expected(clip) if each is None else source.pooled(each)
+        for name, session in sessions.items():
+            found = _first(session, inputs)
+            of_clips[name].append(source.difference(expected, source.pooled(found)))
+            if each is not None:
+                of_frames[name].append(source.difference(each, found))
+    return {name: (_greatest(of_clips[name]), _greatest(of_frames[name]) if of_frames[name] else None) for name in sessions}
+
+
+def finite(value: float | None) -> float | None:
+    """The number, None where it is none that JSON can hold."""
+    return value if value is not None and np.isfinite(value) else None
 
 
 def timed(sessions: dict[str, Any], inputs: np.ndarray, rounds: int) -> dict[str, dict[str, float]]:
@@ -159,7 +190,7 @@ def speed_up(row: Candidate, over: Candidate) -> float:
 
 
 def fastest(rows: Sequence[Candidate], forms: str, allowed: float) -> Candidate:
-    """The fastest faithful form that may be chosen; the first of ``rows`` is fp32, which wins where the gain is noise."""
+    """The fastest faithful form that may be chosen, or the first of ``rows`` that is as fast but for noise; row 0 is fp32."""
     plain = rows[0]
     may = [row for row in rows if row.faithful and (forms != "int8" or row.form != FP32)]
     if not may:
@@ -168,8 +199,8 @@ def fastest(rows: Sequence[Candidate], forms: str, allowed: float) -> Candidate:
             f"no {'int8 ' if forms == 'int8' else ''}form says what torch says within {allowed:g}; the nearest, "
             f"{best.form}, is off by {best.difference:.3f}: export as --forms auto, or give more calibration clips"
         )
-    best = max(may, key=lambda row: speed_up(row, plain))
-    return plain if plain in may and speed_up(best, plain) < GAIN else best
+    gains = [speed_up(row, plain) for row in may]
+    return next(row for row, gain in zip(may, gains, strict=True) if gain * GAIN >= max(gains))
 
 
 def _calibration_batches(source: Source, calibration: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -177,6 +208,11 @@ def _calibration_batches(source: Source, calibration: Sequence[np.ndarray]) -> l
     kept = inputs[np.linspace(0, len(inputs) - 1, min(len(inputs), _CALIBRATION_INPUTS)).astype(np.int64)]
     whole = [kept[start : start + 16] for start in range(0, len(kept), 16)]
     return [batch for batch in whole if len(batch) == len(whole[0])]  # histograms are stacked, and want one shape
+
+
+def _greatest(values: Sequence[float]) -> float:
+    greatest = float(np.max(values))  # a nan among them stays, which Python's max may drop
+    return greatest if np.isfinite(greatest) else float("inf")
 
 
 def _checked(model: Any, threads: int) -> Any:

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ...atomic import atomic_path, write_json, write_text
-from ...clips.cached_clips import CachedClips
 from ...errors import SonokitError
-from ..placement import fitted, place_image
-from .choice import Candidate, Limits, choose_form, speed_up
+from .choice import Candidate, Limits, choose_form, finite, greatest_differences, session_of, speed_up
+from .division import Checks
+from .division import parted as parted
 from .forms import FP32
 from .frames import resized
 from .graphs import INPUT, onnx_of
-from .note import EXPORT_FILE, EXPORT_SCHEMA, MODEL_FILE
+from .note import CARD_FILE, EXPORT_FILE, EXPORT_SCHEMA, MODEL_FILE
 from .run import ExportedModel
 from .sources import Source
 
@@ -37,7 +36,7 @@ _PACKAGES = ("sonokit", "torch", "timm", "onnx", "onnxruntime", "onnxscript", "n
 def export_model(
     source: Source,
     calibration: Sequence[np.ndarray],
-    checks: Sequence[np.ndarray],
+    checks: Checks | Sequence[np.ndarray],
     folder: Path,
     *,
     forms: str = "auto",
@@ -49,7 +48,8 @@ def export_model(
         source: See :func:`~sonokit.distill.export.sources.open_source`.
         calibration: Clips for the ranges of int8: letterboxed frames, uint8 [T, L, L] each, as
             :func:`~sonokit.distill.export.sources.frame_settings` says.
-        checks: Other clips, which no form has seen: on each the prediction is compared with torch's.
+        checks: Other clips, which no form has seen: on each the prediction is compared with torch's. Without a division into
+            those that choose and those that report, all do both, and the card says so.
         folder: To be made.
         forms: "auto" the fastest faithful form of all, "fp32", or "int8" the fastest faithful int8 form.
         limits: What is asked of a form; None: the defaults, one thread.
@@ -65,7 +65,13 @@ def export_model(
     require_free(folder)
     if not len(calibration) or not len(checks):
         raise SonokitError("export needs clips to calibrate with and others to check with: give two clips or more")
-    model, chosen, rows = choose_form(onnx_of(source.graph, source.shape), source, calibration, checks, limits, forms)
+    checks = checks if isinstance(checks, Checks) else Checks(list(checks), [])
+    plain = onnx_of(source.graph, source.shape)
+    model, chosen, rows = choose_form(plain, source, calibration, checks.choosing, limits, forms)
+    clip_difference, frame_difference = chosen.difference, chosen.frame_difference
+    if checks.reporting:
+        sessions = {chosen.form: session_of(model, limits.threads)}
+        clip_difference, frame_difference = greatest_differences(source, sessions, checks.reporting)[chosen.form]
     content = model.SerializeToString()
     note = {
         "schema": EXPORT_SCHEMA,
@@ -75,10 +81,13 @@ def export_model(
         "form": chosen.form,
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
-        "difference": chosen.difference,
+        "difference": finite(clip_difference),
+        "frame_difference": finite(frame_difference),
         "unit": source.unit,
         "checks": {
-            "clips": len(checks),
+            "clips": len(checks.reporting or checks.choosing),
+            "choosing_clips": len(checks.choosing),
+            "apart": bool(checks.reporting),
             "calibration_clips": len(calibration),
             **asdict(limits),
             "difference": limits.allowed(source),
@@ -89,54 +98,10 @@ def export_model(
     with atomic_path(folder) as staged:
         staged.mkdir()
         (staged / MODEL_FILE).write_bytes(content)
-        write_text(staged / "CARD.md", card(note, rows))
+        write_text(staged / CARD_FILE, card(note, rows))
         write_json(staged / EXPORT_FILE, note)
-        _require_same(ExportedModel(staged, threads=limits.threads), source, checks, limits)
+        _require_same(ExportedModel(staged, threads=limits.threads), source, checks.choosing, limits)
     return note
-
-
-def parted(clips: CachedClips, *, most: int = 64, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Clips to calibrate with and clips to check with, no patient on both sides.
-
-    Args:
-        clips: Cached at the size that the source wants.
-        most: To calibrate with; all clips of the other half are checked.
-        seed: Of the division.
-
-    Raises:
-        SonokitError: All clips are of one patient.
-    """
-    patients = clips.manifest.group_codes()
-    order = np.random.default_rng(seed).permutation(patients.max() + 1)
-    if len(order) < 2:
-        raise SonokitError("the clips are all of one patient: export wants one to calibrate with and another to check with")
-    first = np.isin(patients, order[: len(order) // 2])
-    calibration, checks = np.flatnonzero(first), np.flatnonzero(~first)
-    kept = calibration[np.linspace(0, len(calibration) - 1, min(most, len(calibration))).astype(np.int64)]
-    return [clips[i].frames for i in kept.tolist()], [clips[i].frames for i in checks.tolist()]
-
-
-def parted_images(
-    folder: Path, size: tuple[int, int], *, most: int = 64, seed: int = 0
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The same for a landmark model: the images in a folder, each in its place in an input of ``size`` (width, height).
-
-    Raises:
-        SonokitError: There are fewer than two images.
-    """
-    images = []
-    for file in sorted(Path(folder).glob("*")):
-        try:
-            with Image.open(file) as opened:
-                grey = np.asarray(opened.convert("L"))
-        except OSError:  # whatever else lies there
-            continue
-        images.append(place_image(grey, fitted((grey.shape[1], grey.shape[0]), size))[None])
-    if len(images) < 2:
-        raise SonokitError(f"{folder} holds {len(images)} images: export wants one to calibrate with and another to check with")
-    order = np.random.default_rng(seed).permutation(len(images)).tolist()
-    half = len(order) // 2
-    return [images[i] for i in order[:half][:most]], [images[i] for i in order[half:]]
 
 
 def require_free(folder: Path) -> None:
@@ -146,8 +111,18 @@ def require_free(folder: Path) -> None:
         SonokitError: It does.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / EXPORT_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise SonokitError(f"{folder} holds something else than an export: choose another folder")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SonokitError(f"{folder} is a file: choose another folder")
+    own = (EXPORT_FILE, MODEL_FILE, CARD_FILE) if (folder / EXPORT_FILE).is_file() else ()
+    others = sorted(path.name for path in folder.iterdir() if path.name not in own or not path.is_file())
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise SonokitError(
+            f"{folder} holds something else than an export ({', '.join(others[:5])}{more}), which would be lost: choose "
+            "another folder, or move that away"
+        )
 
 
 def card(note: dict[str, Any], rows: Sequence[Candidate]) -> str:
@@ -162,6 +137,8 @@ def card(note: dict[str, Any], rows: Sequence[Candidate]) -> str:
     else:
         reads = f"{frames} of a clip, grey, letterboxed to {note['letterbox']} pixels, then {size} × {size}"
         how = "`sonokit predict FOLDER --clips CLIPS --out FILE.csv`"
+        if note["kind"] == "backbone":
+            how = "`sonokit.distill.export.run.ExportedModel(FOLDER).predict_clips([(clip_id, path), …])`"
     unit = {"share": "share of the greatest feature"}.get(note["unit"], note["unit"])
     lines = [
         f"# {note['label'] or 'features'}: exported {note['kind']}",
@@ -169,25 +146,41 @@ def card(note: dict[str, Any], rows: Sequence[Candidate]) -> str:
         f"- Answers: {', '.join(note['classes']) or 'a feature vector'}.",
         f"- Reads: {reads}.",
         f"- Size: {note['parameters']:,} parameters, {note['bytes']:,} bytes; form {note['form']}.",
-        f"- Beside torch: on {checked['clips']} clips that no form was calibrated on, the greatest change of a prediction is "
-        f"{note['difference']:.2g} ({unit}; {checked['difference']:g} is allowed).",
+        f"- Beside torch: {_beside_torch(note, unit)}",
         f"- Run it without torch: {how}.",
         "- Research software: not a medical device.",
         "",
         f"Forms tried on this machine ({checked['threads']} threads; milliseconds a pass of 1 and of 16 inputs):",
         "",
-        "| form | 1 | 16 | times fp32 | change | faithful |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        "| form | 1 | 16 | times fp32 | change per clip | change per frame | faithful |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     plain = next(row for row in rows if row.form == FP32)
     for row in rows:
         if row.fault is not None:
-            lines.append(f"| {row.form} | | | | | cannot be made |")
+            lines.append(f"| {row.form} | | | | | | cannot be made |")
             continue
         cells = [f"{value:.3g}" for value in row.latency_ms.values()]
-        cells += [f"{speed_up(row, plain):.2f}", f"{row.difference:.2g}", "yes" if row.faithful else "no"]
+        frame = "" if row.frame_difference is None else f"{row.frame_difference:.2g}"
+        cells += [f"{speed_up(row, plain):.2f}", f"{row.difference:.2g}", frame, "yes" if row.faithful else "no"]
         lines.append(f"| {row.form} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _beside_torch(note: dict[str, Any], unit: str) -> str:
+    checked, change = note["checks"], note["difference"]
+    one = "image" if note["kind"] == "landmarks" else "clip"
+    which = "was calibrated on, nor the form chosen by" if checked["apart"] else "was calibrated on"
+    said = f"{change:.2g}" if change is not None else "no finite number"
+    text = f"on {checked['clips']} {one}s that no form {which}, the greatest change of a prediction is {said} per {one}"
+    if note["frame_difference"] is not None:
+        text += f" and {note['frame_difference']:.2g} of a single frame's"
+    text += f" ({unit}; {checked['difference']:g} per {one} is allowed)."
+    if change is None or change > checked["difference"]:
+        text += f" That is MORE than is allowed, though the form kept to it on the {checked['choosing_clips']} that chose it."
+    if not checked["apart"]:
+        text += f" The form was chosen by the same {one}s: there are too few patients to keep others for this figure."
+    return text
 
 
 def _require_same(exported: ExportedModel, source: Source, checks: Sequence[np.ndarray], limits: Limits) -> None:
@@ -197,7 +190,7 @@ def _require_same(exported: ExportedModel, source: Source, checks: Sequence[np.n
             said = source.pooled(exported.run(clip)["heat_maps"])
         else:
             said = exported.predict_frames(resized(clip, exported.size))
-        if source.difference(source.expected(clip), said) > limits.allowed(source):
+        if not source.difference(source.expected(clip), said) <= limits.allowed(source):
             raise SonokitError("the exported folder says something else than what was exported: export it again")
 
 

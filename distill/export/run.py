@@ -40,14 +40,15 @@ class ExportedModel:
         size: Side of the frames that the network takes; of a landmark model the width of its input.
 
     Raises:
-        SonokitError: It is no such folder, a file of it is missing or was exchanged, or a newer sonokit wrote it.
+        SonokitError: It is no such folder, a file of it is missing or was exchanged, a newer sonokit wrote it, or this
+            ONNX Runtime cannot run it.
     """
 
     def __init__(self, folder: str | Path, *, threads: int = 1) -> None:
         try:
             import onnxruntime
         except ImportError as fault:
-            raise SonokitError("onnxruntime is not installed: pip install 'sonokit[onnxruntime]'") from fault
+            raise SonokitError("onnxruntime is not installed: pip install onnxruntime") from fault
         self.folder = Path(folder)
         self.note = read_export(self.folder)
         self.kind: str = self.note["kind"]
@@ -58,7 +59,13 @@ class ExportedModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as fault:  # its own kinds of exception, one for each way to fail
+            raise SonokitError(
+                f"{self.folder / MODEL_FILE} cannot be run by onnxruntime {onnxruntime.__version__}, it was made with "
+                f"{_made_with(self.note)}: install that version, or export again ({(str(fault).splitlines() or [''])[0][:200]})"
+            ) from fault
 
     def run(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         """What the network says, by the names of its outputs.
@@ -95,12 +102,12 @@ class ExportedModel:
         said = [self.run(frames[start : start + _BATCH])[output] for start in range(0, len(frames), _BATCH)]
         return np.asarray(np.concatenate(said).mean(axis=0, dtype=np.float64), dtype=np.float32)
 
-    def landmarks(self, images: Sequence[np.ndarray], *, least_peak: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    def landmarks(self, images: Sequence[np.ndarray], *, least_peak: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Points (x, y) in pixels of the images as they came, float64 [N, L, 2], and how high their peaks are, float32 [N, L].
 
         Args:
             images: Grey, uint8 [H, W] of any size each.
-            least_peak: A landmark whose heat map rises nowhere above this is absent (nan); as
+            least_peak: A landmark whose heat map rises nowhere above this is absent (nan); None keeps all. As
                 :func:`~sonokit.distill.landmarks.folder.predict_landmarks` does.
 
         Raises:
@@ -114,12 +121,14 @@ class ExportedModel:
         for image, place in zip(images, places, strict=True):
             maps = self.run(place_image(image, place)[None])["heat_maps"]
             found, height_of = points_of(maps, self.note["decoding"])
-            absent = height_of[0][:, None] < least_peak
+            absent = height_of[0][:, None] < (-np.inf if least_peak is None else least_peak)
             points.append(np.where(absent, np.nan, place.at_stride(self.note["stride"]).to_original(found[0])))
             peaks.append(height_of[0])
         return np.stack(points), np.stack(peaks)
 
-    def predict_clips(self, clips: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    def predict_clips(
+        self, clips: Iterable[tuple[str, str]], *, rejected: list[tuple[str, str]] | None = None
+    ) -> list[dict[str, Any]]:
         """A row a clip: ``clip_id``, ``prediction``, ``p_<class>`` of each class; clips that cannot be used are told of.
 
         Of several findings the prediction names those of one half or more, joined by "; ". Of a backbone the columns are
@@ -127,20 +136,22 @@ class ExportedModel:
 
         Args:
             clips: (clip_id, path or URL) of each.
+            rejected: Gets (clip_id, reason) of each clip that cannot be used, also where that is every clip.
 
         Raises:
             SonokitError: Not one clip can be used.
         """
-        rows, rejected = [], []
+        rows: list[dict[str, Any]] = []
+        rejected = [] if rejected is None else rejected
         for clip_id, path in clips:
             try:
                 said = self.predict_frames(self.clip_frames(path))
             except ClipError as fault:
-                rejected.append(f"{clip_id}: {fault}")
+                rejected.append((clip_id, str(fault)))
                 continue
             rows.append({"clip_id": clip_id, **self._columns(said)})
         if rejected:
-            examples = "; ".join(rejected[:5])
+            examples = "; ".join(f"{clip_id}: {reason}" for clip_id, reason in rejected[:5])
             if not rows:
                 raise SonokitError(f"no clip can be used, of {len(rejected)} ({examples})")
             _log.warning("Clips left out: %d of %d (%s)", len(rejected), len(rejected) + len(rows), examples)
@@ -163,6 +174,12 @@ class ExportedModel:
         if hashlib.sha256(content).hexdigest() != self.note["sha256"]:
             raise SonokitError(f"{file} is not the file that {EXPORT_FILE} describes; was it replaced?")
         return content
+
+
+def _made_with(note: dict[str, Any]) -> str:
+    made = note.get("made_on")
+    packages = made.get("packages") if isinstance(made, dict) else None
+    return str(packages.get("onnxruntime", "another")) if isinstance(packages, dict) else "another"
 
 
 def segment_frames(frame_count: int, segments: int, frames: int) -> np.ndarray:

@@ -41,6 +41,8 @@ class Source:
         inputs: From a clip's letterboxed frames, uint8 [T, L, L], to the graph's inputs, uint8 [N, *shape], without torch.
         expected: From the same frames to what torch says of the clip by the road of training, float32 [D].
         pooled: From the graph's first output for a clip, [N, …], to the same, float32 [D].
+        each: From the same frames to what torch says of each input, float32 [N, D], as the graph's first output; None where
+            that is said of a whole clip, or is decoded first.
         unit: What a difference between two such is: "probability", "share" (of the greatest value), or "pixels".
     """
 
@@ -50,6 +52,7 @@ class Source:
     inputs: Prepare
     expected: Say
     pooled: Say
+    each: Say | None = None
     unit: Literal["probability", "share", "pixels"] = "probability"
 
     def difference(self, expected: np.ndarray, found: np.ndarray) -> float:
@@ -84,10 +87,13 @@ def student_source(classifier: Classifier, note: StudentNote) -> Source:
     """A student; a clip's prediction is the mean of its frames' probabilities."""
     several = note.kind == "several"
 
-    def expected(frames: np.ndarray) -> np.ndarray:
+    def each(frames: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             logits = classifier.eval()(_trained_frames(frames, note.size))
-            return np.asarray((logits.sigmoid() if several else logits.softmax(dim=1)).mean(dim=0).numpy())
+            return np.asarray((logits.sigmoid() if several else logits.softmax(dim=1)).numpy())
+
+    def expected(frames: np.ndarray) -> np.ndarray:
+        return _mean(each(frames))
 
     said = {
         "kind": note.kind,
@@ -100,7 +106,7 @@ def student_source(classifier: Classifier, note: StudentNote) -> Source:
         "fingerprint": student_fingerprint(classifier, note),
     }
     graph = ClassifierGraph(classifier, several=several)
-    return Source(graph, (note.size, note.size), said, lambda frames: resized(frames, note.size), expected, _mean)
+    return Source(graph, (note.size, note.size), said, lambda frames: resized(frames, note.size), expected, _mean, each)
 
 
 def extractor_source(extractor: BiomarkerExtractor, sampling: dict[str, Any]) -> Source:
@@ -144,10 +150,13 @@ def backbone_source(backbone: Backbone, settings: CacheSettings | None = None) -
     if backbone.temporal_shift:
         raise SonokitError(f"{backbone.name} has a temporal shift, its frames see each other: export an extractor made of it")
 
-    def expected(frames: np.ndarray) -> np.ndarray:
+    def each(frames: np.ndarray) -> np.ndarray:
         grey = _trained_frames(frames, settings.size).expand(-1, backbone.in_chans, -1, -1)
         with torch.inference_mode():
-            return np.asarray(backbone.eval()(grey).mean(dim=0).numpy())
+            return np.asarray(backbone.eval()(grey).numpy())
+
+    def expected(frames: np.ndarray) -> np.ndarray:
+        return _mean(each(frames))
 
     said: dict[str, Any] = {
         "kind": "backbone",
@@ -160,7 +169,7 @@ def backbone_source(backbone: Backbone, settings: CacheSettings | None = None) -
         "fingerprint": backbone_fingerprint(backbone),
     }
     shape = (settings.size, settings.size)
-    return Source(BackboneGraph(backbone), shape, said, np.asarray, expected, _mean, unit="share")
+    return Source(BackboneGraph(backbone), shape, said, np.asarray, expected, _mean, each, unit="share")
 
 
 def landmark_source(model: LandmarkModel) -> Source:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...atomic import write_text
 from ...errors import SonokitError
-from .drawing import Size, box_corners, polygon_mask
+from .drawing import Size, box_corners, drawable, polygon_mask
 from .regions import Gathering, ImageRegions, RegionSet
 from .run_lengths import decode_text, mask_of_runs
 
@@ -41,7 +41,7 @@ def read_coco(source: Path, sizes: Mapping[str, Size] | None = None) -> RegionSe
                 gathering.leave_out(image, name, "unknown_label")
             else:
                 _take_in(gathering, image, name, annotation, drawn[number])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SonokitError(
             f"{source} is no COCO file: images, categories and annotations with their ids are needed ({error!r})"
         ) from None
@@ -97,20 +97,29 @@ def _take_in(gathering: Gathering, image: str, name: str, annotation: dict[str, 
     if isinstance(segmentation, dict):
         _take_in_runs(gathering, image, name, segmentation, size)
         return
-    if segmentation:
-        parts = [np.asarray(part, dtype=np.float64) for part in segmentation]
-        if any(part.size < 6 or part.size % 2 for part in parts):
-            gathering.leave_out(image, name, "malformed_shape")
-            return
-        shapes = [part.reshape(-1, 2) for part in parts]
-    elif annotation.get("bbox"):
-        x, y, width, height = annotation["bbox"]
-        shapes = [box_corners(x, y, x + width, y + height)]
-    else:
+    if not segmentation and not annotation.get("bbox"):
         gathering.leave_out(image, name, "unsupported_shape")
+        return
+    shapes = _polygons(segmentation) if segmentation else _box_shape(annotation["bbox"])
+    if not shapes or not all(map(drawable, shapes)):
+        gathering.leave_out(image, name, "malformed_shape")
         return
     mask = np.logical_or.reduce([polygon_mask(shape, size) for shape in shapes])
     gathering.add(image, name, mask, np.concatenate(shapes))
+
+
+def _polygons(segmentation: list[Any]) -> list[np.ndarray]:
+    """Corners of each part, float64 [K, 2]; none where a part has no three."""
+    parts = [np.asarray(part, dtype=np.float64) for part in segmentation]
+    return [] if any(part.size < 6 or part.size % 2 for part in parts) else [part.reshape(-1, 2) for part in parts]
+
+
+def _box_shape(box: list[Any]) -> list[np.ndarray]:
+    sides = np.asarray(box, dtype=np.float64)
+    if sides.shape != (4,):
+        return []
+    x, y, width, height = sides.tolist()
+    return [box_corners(x, y, x + width, y + height)]
 
 
 def _take_in_runs(gathering: Gathering, image: str, name: str, segmentation: dict[str, Any], size: Size) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...atomic import atomic_path
 from ...errors import SonokitError
-from .drawing import Size, box_corners, polygon_mask
+from .drawing import Size, box_corners, drawable, polygon_mask
 from .regions import Gathering, ImageRegions, Region, RegionSet
 from .run_lengths import mask_of_row_runs, row_runs
 
@@ -36,7 +36,7 @@ def read_cvat(source: Path, sizes: Mapping[str, Size] | None = None) -> RegionSe
             for shape in image:
                 if shape.tag not in _NO_REGIONS:
                     _take_in(gathering, name, shape, size)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise SonokitError(f"{source} is no CVAT XML for images: an attribute is absent or no number ({error})") from None
     return gathering.done()
 
@@ -78,7 +78,7 @@ def _take_in(gathering: Gathering, image: str, shape: Element, size: Size | None
         _take_in_mask(gathering, image, shape, size)
     elif shape.tag in ("box", "polygon"):
         corners = _box(shape) if shape.tag == "box" else _points(shape)
-        if len(corners) < 3:
+        if len(corners) < 3 or not drawable(corners):
             gathering.leave_out(image, name, "malformed_shape")
         else:
             gathering.add(image, name, polygon_mask(corners, size), corners)

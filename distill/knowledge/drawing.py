@@ -13,6 +13,14 @@ Size = tuple[int, int]
 """(width, height)."""
 
 
+_FAR = 1e9  # pixels: beyond it, corners are damage, and their products overflow
+
+
+def drawable(corners: np.ndarray) -> bool:
+    """Whether all corners, float [K, 2], are numbers, and near enough to be an image's."""
+    return bool((np.abs(corners) < _FAR).all())
+
+
 def polygon_mask(corners: np.ndarray, size: Size) -> np.ndarray:
     """What a polygon encloses by the even-odd rule, bool [H, W]; parts beyond the frame are cut off.
 

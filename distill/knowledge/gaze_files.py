@@ -113,7 +113,7 @@ def _in_seconds(table: Table, column: str, unit: TimeUnit) -> np.ndarray:
     told = next((ending for ending in ("ms", "s") if column.endswith(f"_{ending}")), None)
     if told is not None and unit not in ("auto", told):
         raise SonokitError(
-            f"{table.source}: {column} is in {told}, time_unit says {unit}. Rename the column or drop time_unit."
+            f"{table.source}: {column} is in {told}, time_unit says {unit}. Rename the column or drop time_unit (--gaze_time)."
         )
     return table.numbers(column) * _SECONDS[told or ("s" if unit == "auto" else unit)]
 
@@ -127,7 +127,8 @@ def _is_normalised(points: np.ndarray, source: Path) -> bool:
         return False
     spread = f"x and y from {known.min():g} to {known.max():g}" if len(known) else "not one whole point"
     raise SonokitError(
-        f"{source}: cannot tell pixels from positions between 0 and 1 ({spread}). Say units=pixels or units=normalised."
+        f"{source}: cannot tell pixels from positions between 0 and 1 ({spread}). Say units=pixels or units=normalised "
+        "(--gaze_units)."
     )
 
 

@@ -1,7 +1,8 @@
 """Regions in label maps: one PNG an image, in which each pixel's value says what it shows; 0 is the background."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +20,22 @@ LABELS = "labels.json"
 def read_label_maps(
     folder: Path, labels: Mapping[int, str] | None = None, sizes: Mapping[str, Size] | None = None
 ) -> RegionSet:
-    """Read a folder of label maps; ``a.png`` is of the image ``a.*``.
+    """Read a folder of label maps; ``a.png`` is of the image ``a``, else of the image ``a.*`` where there is but one.
 
     Args:
         folder: Where the maps are, at any depth.
         labels: Value -> name; None reads them from ``labels.json`` in the folder.
-        sizes: Image -> (width, height) as they really are; its ending is of no account. None believes the maps.
+        sizes: Image -> (width, height) as they really are; None believes the maps.
 
     Raises:
         SonokitError: No map, no names, or a map in colours (its values are then no labels).
     """
     folder = Path(folder)
-    maps = sorted(folder.rglob("*.png"))
+    maps = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
     if not maps:
         raise SonokitError(f"There is no label map (.png) in {folder}.")
     names = {int(value): str(name) for value, name in labels.items()} if labels is not None else _labels(folder)
-    image_of = {Path(image).with_suffix("").as_posix(): image for image in sizes or ()}
+    image_of = _by_stem(sizes or ())
     gathering = Gathering(str(folder), sizes)
     for path in maps:
         values = _values(path)
@@ -81,6 +82,16 @@ def write_label_maps(folder: Path, images: Mapping[str, ImageRegions]) -> dict[i
     labels = dict(enumerate(names, 1))
     write_json(folder / LABELS, {str(value): name for value, name in labels.items()})
     return labels
+
+
+def _by_stem(images: Iterable[str]) -> dict[str, str]:
+    """Which image a map of this name is of: the one of the very name, else the only one of it but for the ending.
+
+    Names such as 1.2.840.1 and 1.2.840.2 end in what looks like an ending: a map of "1.2.840" would be of either, so of none.
+    """
+    stems = [(Path(image).with_suffix("").as_posix(), image) for image in images]
+    counts = Counter(stem for stem, _ in stems)
+    return {stem: image for stem, image in stems if counts[stem] == 1} | {image: image for _, image in stems}
 
 
 def _labels(folder: Path) -> dict[int, str]:

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from ...atomic import atomic_path
 from ...errors import SonokitError
 from ..tables import Table
-from .drawing import Size, box_corners, polygon_mask
+from .drawing import Size, box_corners, drawable, polygon_mask
 from .regions import Gathering, ImageRegions, RegionSet
 
 _IMAGE = ("image", "file_name", "path", "clip_id")
@@ -40,7 +40,7 @@ def read_boxes_csv(source: Path, sizes: Mapping[str, Size] | None = None, *, las
         size = gathering.image(image, size_told)
         if size is None:
             gathering.leave_out(image, name, gathering.why_not(image))
-        elif not np.isfinite(box).all():
+        elif not drawable(box):
             gathering.leave_out(image, name, "malformed_shape")
         else:
             corners = box_corners(*box)

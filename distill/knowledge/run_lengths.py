@@ -23,11 +23,15 @@ def mask_of_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """The mask of such runs, bool [H, W].
 
     Raises:
-        ValueError: The runs do not fill the frame exactly, or one is negative.
+        ValueError: The runs do not fill the frame exactly, or one is negative or no whole number.
     """
-    runs = np.asarray(runs, dtype=np.int64)
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(f"runs of {int(runs.sum())} pixels do not fill {width} × {height}")
+    try:
+        lengths = np.asarray(runs, dtype=np.float64)  # whole numbers far beyond any frame's pixels are exact
+    except OverflowError:
+        raise ValueError("a run is longer than any frame") from None
+    if not np.isfinite(lengths).all() or (lengths < 0).any() or (lengths % 1).any() or lengths.sum() != height * width:
+        raise ValueError(f"runs of {lengths.sum():g} pixels do not fill {width} × {height}")
+    runs = lengths.astype(np.int64)
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape((height, width), order="F")
 
 
@@ -63,7 +67,10 @@ def decode_text(text: str) -> np.ndarray:
         value = shift = 0
     if shift:
         raise ValueError("the compressed run lengths break off")
-    return np.array(numbers, dtype=np.int64)
+    try:
+        return np.array(numbers, dtype=np.int64)
+    except OverflowError:
+        raise ValueError("the compressed run lengths have a run that is longer than any frame") from None
 
 
 def encode_text(runs: np.ndarray) -> str:

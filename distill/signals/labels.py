@@ -15,7 +15,7 @@ UNKNOWN = -1
 
 
 class HardLabels(Signal):
-    """Cross-entropy with the known labels; unknown ones count nothing, and a batch without any gives 0.
+    """Cross-entropy with the known labels; unknown ones count nothing, and a batch without any, or of weight 0, gives 0.
 
     Args:
         kind: "classes": ``labels`` int64 [B], -1 where unknown. "several": float [B, K] of 0, 1 and nan where unknown; the
@@ -50,8 +50,9 @@ class HardLabels(Signal):
             return _several(logits, labels, weights)
         if labels.shape != logits.shape[:1] or labels.is_floating_point():
             raise SonokitError(f"labels of classes are whole numbers [images], got {labels.dtype} {tuple(labels.shape)}")
-        if not (labels != UNKNOWN).any():
-            return _nothing(logits)
+        known = labels[labels != UNKNOWN]
+        if not len(known) or (weights is not None and not weights[known].any()):
+            return _nothing(logits)  # else a mean over nothing: 0 / 0
         return F.cross_entropy(logits, labels, weight=weights, ignore_index=UNKNOWN)
 
 

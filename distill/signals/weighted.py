@@ -106,7 +106,8 @@ def read_signals(
         teacher_channels: The same of the teacher.
 
     Raises:
-        SonokitError: No such term or option, a weight that is negative or no number, or nothing with a weight above 0.
+        SonokitError: No such term or option, a weight that is negative or no number, an option of a wrong type, or nothing
+            with a weight above 0.
     """
     terms, weights, resolved = {}, {}, {}
     for name, options in settings.items():
@@ -118,7 +119,7 @@ def read_signals(
             continue
         channels = {"student_channels": student_channels or {}, "teacher_channels": teacher_channels or {}}
         needs = {key: value for key, value in channels.items() if key in inspect.signature(kind).parameters}
-        terms[name], weights[name] = kind(**full, **needs), weight
+        terms[name], weights[name] = _built(name, kind, full, given, needs), weight
         resolved[name] = {"weight": weight, **full}
     if not terms:
         raise SonokitError(f"no signal has a weight above 0; choose from {', '.join(SIGNALS)}")
@@ -158,3 +159,21 @@ def _with_defaults(name: str, kind: type[Signal], given: dict[str, Any]) -> dict
     if unknown:
         raise SonokitError(f"the signal {name} has no option {unknown[0]!r}; it has: {', '.join(['weight', *own])}")
     return own | given
+
+
+def _built(name: str, kind: type[Signal], full: dict[str, Any], given: dict[str, Any], needs: dict[str, Any]) -> Signal:
+    try:
+        return kind(**full, **needs)
+    except (TypeError, ValueError) as fault:
+        wrong = next((option for option in given if _fails(kind, {option: given[option]}, needs)), ", ".join(given))
+        raise SonokitError(f"the signal {name}: its option {wrong} cannot be {full.get(wrong)!r} ({fault})") from fault
+
+
+def _fails(kind: type[Signal], given: dict[str, Any], needs: dict[str, Any]) -> bool:
+    try:
+        kind(**given, **needs)
+    except (TypeError, ValueError):
+        return True
+    except SonokitError:  # of another option's default
+        return False
+    return False

@@ -35,8 +35,8 @@ Taught by {" and ".join(teacher_words(report))}; signals with their weights: {si
 {_knowledge(report)}
 ## Data
 
-{data["clips"]} clips of {data["patients"]} patients; the final student learnt from {report["trained_on_clips"]}, and
-{report["held_out_clips"]} were held out and not touched.
+The final student learnt from {data["clips"]} clips of {data["patients"]} patients; {report["held_out_clips"]} clips beside them
+were held out and not touched.
 
 | | clips | patients |
 | --- | --- | --- |
@@ -84,10 +84,13 @@ def _knowledge(report: dict[str, Any]) -> str:
 
 
 def _limits(report: dict[str, Any]) -> str:
-    limits = [
-        f"{report['data']['patients']} patients are what the intervals are drawn from; they say nothing of patients, probes, "
-        "presets or hospitals that are not among them.",
+    scores = [
+        f"{report['data']['scored_patients']} patients are what the intervals are drawn from; they say nothing of patients, "
+        "probes, presets or hospitals that are not among them.",
         "A floor that comes close to the score means that much of it needs no ultrasound picture.",
+    ]
+    limits = [
+        *(scores if report["measured"] else []),
         "Latency and memory were measured in eager PyTorch on one machine.",
         *report["notes"],
     ]

@@ -27,6 +27,7 @@ from .fairness import behind, divide, require_unseen, teacher_notes
 from .fold_teacher import FoldTeacher, teacher_side
 from .folds import ARMS, Study, Taken, final_student, run_fold
 from .page import page
+from .rehearsal import rehearse
 from .report import costs_of, make_report
 from .scoring import measured
 from .settings import DistillSettings
@@ -48,6 +49,7 @@ def distill(
     config: dict[str, Any],
     device: str | None = None,
     progress: bool = False,
+    kept: Path | None = None,
 ) -> dict[str, Any]:
     """Distil a student, measure it, and write ``out``.
 
@@ -64,6 +66,8 @@ def distill(
         config: The command's resolved options, for config.yaml.
         device: "cpu" or "cuda"; None: a GPU where there is one.
         progress: Show bars on standard error.
+        kept: A folder where fitted teachers, and what they said of the views, are kept: a study of another student, of other
+            signals or epochs, finds them there. Nothing but time is lost with it. None: they go when this study is done.
 
     Returns:
         The content of report.json; see :mod:`sonokit.distill.study.report`.
@@ -74,26 +78,28 @@ def distill(
     """
     out = Path(out)
     _require_free(out, config)
-    _require_used(sources, signals, knowledge)
+    _require_used(sources, settings, signals, knowledge)
+    study = Study(asked, tuple(sources), settings, signals, knowledge, out, device_of(device), progress, kept)
     division, held_out, said = divide(asked, sources, splits, settings)
     folds = [] if division is None else _folds(division, asked, settings)
-    require_unseen(sources, asked, folds)
+    require_unseen([*sources, study.begin], asked, folds)
     _require_predicted(sources, asked, held_out)
-    write_config(out, config)
-    study = Study(asked, tuple(sources), settings, signals, knowledge, out, device_of(device), progress)
-    arms = _arms(study, folds)
     rows = np.flatnonzero(~held_out)
+    rehearse(study, rows)
+    write_config(out, config)
+    arms = _arms(study, folds)
     _final(study, rows)
     scores = None if division is None else measured(asked, division, folds, arms, settings)
     report = make_report(
         study,
         scores,
         division,
+        rows,
         {
             "splits_given": splits is not None,
             "held_out_clips": int(held_out.sum()),
             "trained_on_clips": len(rows),
-            "notes": [*notes, *said, *teacher_notes(sources)],
+            "notes": [*notes, *said, *teacher_notes(sources, study.begin, settings)],
             "costs": costs_of(study, out / STUDENT),
         },
     )
@@ -134,9 +140,11 @@ def _final(study: Study, rows: np.ndarray) -> None:
     taken, teacher = final_student(study, rows)
     for number, one in enumerate(teacher.fitted):
         name = TEACHER if len(teacher.fitted) == 1 else f"{TEACHER}-{number}"
-        note = _note(study, rows, teacher_side(study.settings, study.sources), {"kind": "teacher", "identity": identity})
+        side, told = teacher_side(study.settings, study.sources), {"kind": "teacher", "identity": identity}
+        note = _note(study, rows, side, told, study.sources)
         save_student(one, study.out / name, note)
-    save_student(taken.student, place, _note(study, rows, study.settings.size, _told(study, taken, teacher, identity)))
+    told = _told(study, taken, teacher, identity)
+    save_student(taken.student, place, _note(study, rows, study.settings.size, told, (*study.sources, study.begin)))
 
 
 def _told(study: Study, taken: Taken, teacher: FoldTeacher, identity: str) -> dict[str, Any]:
@@ -153,9 +161,9 @@ def _told(study: Study, taken: Taken, teacher: FoldTeacher, identity: str) -> di
     }
 
 
-def _note(study: Study, rows: np.ndarray, size: int, provenance: dict[str, Any]) -> StudentNote:
+def _note(study: Study, rows: np.ndarray, size: int, provenance: dict[str, Any], sources: Sequence[Source]) -> StudentNote:
     asked = study.asked
-    seen = behind(asked, rows, study.sources)
+    seen = behind(asked, rows, sources)
     return StudentNote(
         kind=asked.kind,
         classes=asked.classes,
@@ -176,11 +184,17 @@ def _require_free(out: Path, config: dict[str, Any]) -> None:
     require_same_config(out, config)
 
 
-def _require_used(sources: Sequence[Source], signals: Mapping[str, Mapping[str, Any]], knowledge: Knowledge | None) -> None:
+def _require_used(
+    sources: Sequence[Source], settings: DistillSettings, signals: Mapping[str, Mapping[str, Any]], knowledge: Knowledge | None
+) -> None:
     """What a user gives must have an effect, and what a signal needs must be there."""
     if not sources:
         raise SonokitError("nothing teaches: name a teacher, such as a backbone folder or a timm model")
     fitted = any(source.backbone is not None for source in sources)
+    if not fitted and settings.members > 1:
+        raise SonokitError(f"members {settings.members}: no teacher is trained here; name a backbone, or leave members out")
+    if not fitted and settings.teacher_size is not None:
+        raise SonokitError("teacher_size is of a teacher that is trained here, and none is: name a backbone, or leave it out")
     overlap = "region_overlap" in signals
     if knowledge is not None and not fitted and not (overlap and knowledge.regions is not None):
         told = "gaze" if knowledge.gaze is not None else "regions"

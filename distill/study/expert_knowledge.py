@@ -22,7 +22,7 @@ from ..faults import Faults
 from ..knowledge.coco import read_coco
 from ..knowledge.cvat import read_cvat
 from ..knowledge.gaze import Gaze, mend, placed
-from ..knowledge.gaze_files import Screen, read_gaze_csv
+from ..knowledge.gaze_files import Screen, TimeUnit, Units, read_gaze_csv
 from ..knowledge.gaze_maps import frame_maps, still_map
 from ..knowledge.label_maps import read_label_maps
 from ..knowledge.region_tables import read_boxes_csv, read_mask_files
@@ -131,6 +131,8 @@ def read_gaze(
     delay_s: float = 0.0,
     degree_px: float | None = None,
     outside: str = "keep",
+    units: Units = "auto",
+    time_unit: TimeUnit = "auto",
     progress: bool = False,
 ) -> Knowledge:
     """Gaze of a CSV; see :func:`~sonokit.distill.knowledge.gaze_files.read_gaze_csv`.
@@ -141,6 +143,8 @@ def read_gaze(
         delay_s: Added to every time: how much the tracker's clock is behind the clip's.
         degree_px: Pixels of the clip that a degree of visual angle spans; None: a twentieth of the longer side.
         outside: "keep", "drop" or "clip" points beyond the frame.
+        units: Of x and y: "pixels", "normalised" or "auto".
+        time_unit: "s", "ms" or "auto".
         progress: Show a bar on standard error.
 
     Raises:
@@ -153,13 +157,14 @@ def read_gaze(
     several = clips.table["frame_count"].to_numpy() > 1
     lasting = {name: length for name, length, many in zip(sizes, lengths, several, strict=True) if many and np.isfinite(length)}
     screens = {name: Screen(size, lasting.get(name)) for name, size in sizes.items()}
-    found, faults = read_gaze_csv(file, screens)
+    found, faults = read_gaze_csv(file, screens, units=units, time_unit=time_unit)
     if not found:
         raise SonokitError(f"{file}: none of its clips is one of this study's {len(sizes)} (first {next(iter(sizes))})")
     mended = {name: mend(one, clock_offset_s=delay_s, outside=outside) for name, one in found.items()}  # type: ignore[arg-type]
     told = f"{degree_px:g} pixels of the clip" if degree_px else "a twentieth of the clip's longer side (nobody said)"
     how = {
         "file": str(file), "clips": len(found), "a degree of visual angle spans": told, "delay_s": delay_s, "outside": outside,
+        "units": units, "time_unit": time_unit,
     }  # fmt: skip
     known = Knowledge(clips, sizes, mended, None, faults, how, _fingerprint([file], how), degree_px)
     known.count_silent_frames()
@@ -194,7 +199,7 @@ def read_regions(source: Path, clips: CachedClips, *, progress: bool = False) ->
         raise SonokitError(f"{source}: none of its images is a clip of this study: name them by clip_id, such as {ids[0]}")
     how = {"file": str(source), "clips": len(masks), "names": list(best.names)}
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
-    told = {**how, "area": {name: int(mask.sum()) for name, mask in masks.items()}}
+    told = {**how, "masks": {name: _hashed(mask) for name, mask in masks.items()}}
     return Knowledge(clips, sizes, None, masks, best.faults, how, _fingerprint(files, told))
 
 
@@ -238,6 +243,11 @@ def _square(size: tuple[int, int], side: int) -> Placement:
 def _runs(items: np.ndarray) -> np.ndarray:
     """Each clip once, in the order of its views."""
     return items[np.flatnonzero(np.diff(items, prepend=-1))]
+
+
+def _hashed(mask: np.ndarray) -> str:
+    """Of size and content: a table of mask files may stay as it is while a file beside it changes."""
+    return hashlib.sha256(str(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
 
 
 def _fingerprint(files: list[Path], how: Mapping[str, Any]) -> str:

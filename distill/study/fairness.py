@@ -14,8 +14,14 @@ from .asked import Asked
 from .settings import DistillSettings
 
 VOUCHED = (
-    "the predictions in {file} taught as they are: that they were made out of fold, by something that had not seen the clips "
-    "scored here, is the word of whoever gave them, and no figure here can be better than that word"
+    "the predictions in {file} taught as they are: that whatever made them has seen labels of none of the clips scored here, "
+    "nor of other clips of their patients, is the word of whoever gave them, and no figure here can be better than that word; "
+    "ordinary out-of-fold predictions are not enough, for those of a training clip come from a model that saw the clips tested "
+    "here"
+)
+UNTOLD = (
+    "nobody can tell whose labels the weights {weights} of {whose} have seen: weights of everyday pictures (ImageNet) are "
+    "fine, those of a network that was fitted on labels of these clips are not, and make every score here too good"
 )
 
 
@@ -64,6 +70,11 @@ def divide(
 def require_unseen(sources: Sequence[Source], asked: Asked, folds: Sequence[FoldRows]) -> None:
     """Refuse a teacher that was fitted on labels of clips, or of patients, on which its student would be scored.
 
+    Args:
+        sources: The teachers, and what the student begins with (``weights_source``).
+        asked: The question.
+        folds: That would be scored.
+
     Raises:
         SonokitError: It names the teacher, how many clips, and what to do.
     """
@@ -75,10 +86,11 @@ def require_unseen(sources: Sequence[Source], asked: Asked, folds: Sequence[Fold
             tested = fold.test
             seen = told.seen(asked.clip_ids[tested], asked.contents[tested], asked.patients[tested])
             if seen.any():
+                who, remedy = _who(source)
                 raise SonokitError(
-                    f"the teacher {source.name} was trained on labels of {int(seen.sum())} clips that fold {fold.index} "
-                    f"tests, or of their patients (first {asked.clip_ids[tested][seen][0]}): no score would be fair. Name a "
-                    "backbone, which is trained once a fold, or a set of extractors; or say --folds 0 for no scores"
+                    f"{who} was trained on labels of {int(seen.sum())} clips that fold {fold.index} tests, or of their "
+                    f"patients (first {asked.clip_ids[tested][seen][0]}): no score would be fair. {remedy}; or say --folds 0 "
+                    "for no scores"
                 )
 
 
@@ -95,6 +107,30 @@ def behind(asked: Asked, rows: np.ndarray, sources: Sequence[Source]) -> dict[st
     return {"clip_ids": sorted(ids), "training_clips": clips, "training_patients": sorted(people)}
 
 
-def teacher_notes(sources: Sequence[Source]) -> tuple[str, ...]:
-    """What a reader must know about where the teaching comes from."""
-    return tuple(VOUCHED.format(file=source.name) for source in sources if source.soft_labels is not None)
+def teacher_notes(sources: Sequence[Source], begin: Source, settings: DistillSettings) -> tuple[str, ...]:
+    """What a reader must know about where the teaching comes from.
+
+    Args:
+        sources: The teachers.
+        begin: What the student begins with.
+        settings: Of the study.
+    """
+    notes = [VOUCHED.format(file=source.name) for source in sources if source.soft_labels is not None]
+    for source in (*sources, begin):
+        if source.untold:
+            whose = "the student" if source is begin else f"the teacher {source.name}"
+            notes.append(UNTOLD.format(weights=source.weights if source.weights != "none" else source.name, whose=whose))
+    said = settings.teacher_size
+    larger = [source for source in sources if said is not None and source.size is not None and source.size > said]
+    notes += [f"{one.name} wants frames of {one.size} pixels: all teachers saw these, not those of {said}" for one in larger]
+    return tuple(notes)
+
+
+def _who(source: Source) -> tuple[str, str]:
+    """Whoever has seen too much, and what to do."""
+    if source.kind == "weights":
+        return f"what gave the student its weights {source.name}", "Take other --student_weights"
+    if source.weights != "none":
+        return f"what gave the teacher {source.name} its weights {source.weights}", "Take other --weights"
+    remedy = "Name a backbone, which is trained once a fold, or a set of extractors"
+    return f"the teacher {source.name}", remedy

@@ -1,5 +1,6 @@
 """The teacher of one fold: what is fitted already as it is, what is not fitted on the fold's training clips, all as one."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ class FoldTeacher:
         clip_ids: np.ndarray,
         strides: Sequence[int] = (),
         *,
-        folder: Path | None = None,
+        shelf: Path | None = None,
         device: torch.device | str = "cpu",
         progress: str | None = None,
     ) -> Taught:
@@ -70,13 +71,13 @@ class FoldTeacher:
             views: N views.
             clip_ids: Names of the study's clips, which ``views.items`` are rows of.
             strides: Of the feature maps that are wanted.
-            folder: Where the networks' answers are kept.
+            shelf: Where the networks' answers are kept, beside those to other views; None keeps them in memory.
             device: Where to work.
             progress: Name of a progress bar on standard error; None for none.
         """
         said = Taught()
         if self.network is not None:
-            said = ask(self.network, views, strides, folder=folder, device=device, progress=progress)
+            said = ask(self.network, views, strides, shelf=shelf, device=device, progress=progress)
         if not self.soft_labels:
             return said
         own = [] if said.logits is None else [torch.from_numpy(np.array(said.logits))] * self.members
@@ -107,7 +108,8 @@ def fold_teacher(
         settings: How a teacher is fitted.
         knowledge: Gaze or regions that teachers which are fitted here are shown; None for none.
         fold: Its number; None: the final teacher.
-        place: A folder for the fitted ones, from where they are read if nothing has changed.
+        place: A folder for the fitted ones, from where they are read if nothing has changed. Students have no part in their
+            names: several studies, also at one time, may share it.
         device: Where to work.
         progress: What is going on -> name of the progress bar, or None.
     """
@@ -125,15 +127,25 @@ def fold_teacher(
                 classifier = Classifier(seeded_twin(source.backbone, source, member, settings.seed), asked.classes)
                 learner = _shown(classifier, knowledge)
                 told = progress(f"teacher {member + 1} of {settings.members}")
-                identity = _identity(source, asked, rows, settings, knowledge, (side, seed))
-                file = place / f"teacher-{number}-{member}.safetensors"
+                identity = _identity(source, asked, rows, settings, knowledge, (side, seed), device.type)
+                file = place / f"{identity}.safetensors"
                 _fit(learner, source, asked, rows, settings, knowledge, (side, seed), (file, identity), device, told)
                 networks.append(learner)
                 fitted.append(classifier)
-    tables = tuple(source.soft_labels for source in sources if source.soft_labels is not None)
-    several = asked.kind == "several"
-    network = networks[0] if len(networks) == 1 else Ensemble(networks, several=several) if networks else None
-    return FoldTeacher(network, len(networks), tables, asked.kind, tuple(fitted))
+    return _together(networks, fitted, sources, asked)
+
+
+def unfitted_teacher(sources: Sequence[Source], asked: Asked, knowledge: Knowledge | None) -> FoldTeacher:
+    """A teacher of the same parts before anything is fitted, one member of each: for what it can show, not for what it says."""
+    networks: list[Learner] = []
+    for source in sources:
+        if source.network is not None:
+            networks.append(source.network)
+        elif source.extractors is not None:
+            networks.append(source.extractors.network(None))
+        elif source.backbone is not None:
+            networks.append(_shown(Classifier(copy.deepcopy(source.backbone), asked.classes), knowledge))
+    return _together(networks, [], sources, asked)
 
 
 def base_views(asked: Asked, rows: np.ndarray, size: int, frames_per_clip: int | None, knowledge: Knowledge | None) -> Views:
@@ -174,6 +186,15 @@ def teacher_side(settings: DistillSettings, sources: Sequence[Source]) -> int:
     """Side of the frames that teachers see: the largest that is asked for or that a fitted one wants."""
     sides = [source.size for source in sources if source.size is not None]
     return max([settings.size, settings.teacher_size or 0, *sides])
+
+
+def _together(
+    networks: Sequence[Learner], fitted: Sequence[Classifier], sources: Sequence[Source], asked: Asked
+) -> FoldTeacher:
+    tables = tuple(source.soft_labels for source in sources if source.soft_labels is not None)
+    several = asked.kind == "several"
+    network = networks[0] if len(networks) == 1 else Ensemble(networks, several=several) if networks else None
+    return FoldTeacher(network, len(networks), tables, asked.kind, tuple(fitted))
 
 
 def _shown(classifier: Classifier, knowledge: Knowledge | None) -> Learner:
@@ -220,10 +241,14 @@ def _fit(
 def _read(learner: Learner, file: Path, identity: str) -> bool:
     if not file.is_file():
         return False
-    with safetensors.safe_open(file, framework="pt") as content:
-        if (content.metadata() or {}).get("identity") != identity:
-            return False
-    missing, unexpected = learner.load_state_dict(safetensors.torch.load_file(file), strict=False)
+    try:
+        with safetensors.safe_open(file, framework="pt") as content:
+            if (content.metadata() or {}).get("identity") != identity:
+                return False
+        tensors = safetensors.torch.load_file(file)
+    except (OSError, safetensors.SafetensorError):
+        return False  # damaged: fitted again
+    missing, unexpected = learner.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) & set(_once(learner)):
         return False
     learner.eval()
@@ -245,8 +270,11 @@ def _identity(
     settings: DistillSettings,
     knowledge: Knowledge | None,
     drawn: tuple[int, int],
+    device: str,
 ) -> str:
+    """Of a fitted teacher; nothing of a student is part of it but the side of its frames, where the teacher's is the same."""
     names = ("frames_per_clip", "augment", "teacher_epochs")
     chosen = {name: getattr(settings, name) for name in names}
     known = None if knowledge is None else knowledge.fingerprint
-    return hashed([chosen, source.fingerprint, source.pretrained, asked.fingerprint(rows), known, drawn])
+    own = [source.fingerprint, source.pretrained]
+    return hashed(["teacher 1", chosen, *own, asked.fingerprint(rows), known, drawn, device])

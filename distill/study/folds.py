@@ -25,7 +25,7 @@ from ..training.augmented import augmented
 from ..training.learners import Classifier, Learner
 from ..training.loop import LoopSettings, train
 from ..training.taught import Taught, ask
-from ..training.teachers import Source
+from ..training.teachers import Source, weights_source
 from ..training.views import Views, clip_views
 from .asked import Asked
 from .expert_knowledge import Knowledge
@@ -55,6 +55,7 @@ class Study:
         out: The folder of the study.
         device: Where to work.
         progress: Show bars on standard error.
+        kept: Where fitted teachers and what they said are kept for other studies; None: with this one's work.
     """
 
     asked: Asked
@@ -65,6 +66,12 @@ class Study:
     out: Path
     device: torch.device
     progress: bool = False
+    kept: Path | None = None
+
+    @property
+    def begin(self) -> Source:
+        """What the students begin with, as far as it has seen labels."""
+        return weights_source(self.settings.student_weights)
 
     @property
     def work(self) -> Path:
@@ -114,16 +121,18 @@ def run_fold(study: Study, fold: FoldRows, title: str) -> dict[str, dict[str, An
     found = {arm: _finished(file, identity) for arm, file in files.items()}
     if all(found.values()):
         return {arm: content for arm, content in found.items() if content is not None}
-    place = study.work / f"fold-{fold.index:03d}"
+    work = study.work / f"fold-{fold.index:03d}"
+    place = study.kept or work
     watch = Watch()
     teacher = _teacher(study, fold.train, fold.index, place, title)
     cost = watch.lap()
     if found["teacher"] is None:
         views = base_views(study.asked, fold.test, teacher_side(study.settings, study.sources), None, study.knowledge)
-        said = teacher.teach(views, study.asked.clip_ids, device=study.device, progress=_bar(study, title, "teacher, test"))
+        bar = _bar(study, title, "teacher, test")
+        said = teacher.teach(views, study.asked.clip_ids, shelf=place, device=study.device, progress=bar)
         values = clip_probabilities(said, views.items, fold.test, study.asked.kind)
         found["teacher"] = _write(files["teacher"], identity, study, fold, values, [], cost)
-    views, taught = _lesson(study, teacher, fold.train, fold.index, place, title)
+    views, taught = lesson(study, teacher, fold.train, fold.index, place, title)
     for arm, signals in (("distilled", study.signals), ("labels", LABELS_ALONE)):
         if found[arm] is None:
             watch.lap()
@@ -131,15 +140,15 @@ def run_fold(study: Study, fold: FoldRows, title: str) -> dict[str, dict[str, An
             values = student_probabilities(taken.student, study, fold.test)
             found[arm] = _write(files[arm], identity, study, fold, values, taken.history, watch.lap())
     del taught  # its files are memory maps
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
     return {arm: content for arm, content in found.items() if content is not None}
 
 
 def final_student(study: Study, rows: np.ndarray) -> tuple[Taken, FoldTeacher]:
     """A student of all clips that may be learnt from, and its teacher; ``rows`` int64 [M]."""
-    place = study.work / "final"
+    place = study.kept or study.work / "final"
     teacher = _teacher(study, rows, None, place, "final")
-    views, taught = _lesson(study, teacher, rows, None, place, "final")
+    views, taught = lesson(study, teacher, rows, None, place, "final")
     taken = _student(study, views, taught, teacher, study.signals, rows, None, _bar(study, "final", "student"))
     return taken, teacher
 
@@ -174,18 +183,25 @@ def _teacher(study: Study, rows: np.ndarray, fold: int | None, place: Path, titl
     )  # fmt: skip
 
 
-def _lesson(
-    study: Study, teacher: FoldTeacher, rows: np.ndarray, fold: int | None, place: Path, title: str
+def lesson(
+    study: Study, teacher: FoldTeacher, rows: np.ndarray, fold: int | None, shelf: Path | None, title: str
 ) -> tuple[Views, Taught]:
-    """The views of the students, without gaze, and what the teacher says of them; regions only for a term that asks."""
+    """The views of the students, without gaze, and what the teacher says of them; regions only for a term that asks.
+
+    Args:
+        study: The study.
+        teacher: Of the fold.
+        rows: The training clips, int64 [M].
+        fold: Its number; None: the final one.
+        shelf: Where the teacher's answers are kept; None keeps them in memory.
+        title: Of the progress bars.
+    """
     settings, known = study.settings, study.knowledge
     base = base_views(study.asked, rows, teacher_side(settings, study.sources), settings.frames_per_clip, known)
     views = augmented(base, settings.looks, augmentation(settings, known), seed=seed_of(settings.seed, fold, _VIEWS_SEED))
-    strides = _signals(study, study.signals, teacher, rows).teacher_strides
+    strides = signals_of(study, study.signals, teacher, rows).teacher_strides
     bar = _bar(study, title, "asking the teacher")
-    taught = teacher.teach(
-        views, study.asked.clip_ids, strides, folder=place / "taught", device=study.device, progress=bar
-    )  # fmt: skip
+    taught = teacher.teach(views, study.asked.clip_ids, strides, shelf=shelf, device=study.device, progress=bar)
     bare = replace(views, gaze=None)
     if "region_overlap" not in study.signals:
         bare = replace(bare, regions=None, annotated=None)
@@ -203,7 +219,7 @@ def _student(
     progress: str | None,
 ) -> Taken:
     settings = study.settings
-    terms = _signals(study, signals, teacher, rows)
+    terms = signals_of(study, signals, teacher, rows)
     student = study.new_student()
     loop = LoopSettings(
         epochs=settings.epochs,
@@ -216,7 +232,18 @@ def _student(
     return Taken(student, terms.settings, history)
 
 
-def _signals(study: Study, signals: Mapping[str, Mapping[str, Any]], teacher: FoldTeacher, rows: np.ndarray) -> Signals:
+def signals_of(study: Study, signals: Mapping[str, Mapping[str, Any]], teacher: FoldTeacher, rows: np.ndarray) -> Signals:
+    """The terms of a student's loss.
+
+    Args:
+        study: The study.
+        signals: Plain settings.
+        teacher: Whose maps they compare with.
+        rows: The training clips, int64 [M], whose labels are weighed.
+
+    Raises:
+        SonokitError: See :func:`~sonokit.distill.signals.weighted.read_signals`.
+    """
     asked = study.asked
     weights = label_weights(asked.truth[rows], asked.kind, len(asked.classes))
     full = for_question(signals, asked.kind, weights)

@@ -20,13 +20,16 @@ NOT_MEASURED = "not measured: the student was made without evaluation (--folds 0
 _REPEATS = 20  # timed passes
 
 
-def make_report(study: Study, scores: Measured | None, division: Splits | None, about: dict[str, Any]) -> dict[str, Any]:
+def make_report(
+    study: Study, scores: Measured | None, division: Splits | None, rows: np.ndarray, about: dict[str, Any]
+) -> dict[str, Any]:
     """The content of report.json, plain values only.
 
     Args:
         study: What was done.
         scores: What was measured; None without evaluation.
         division: The splits; None without evaluation.
+        rows: The clips that are not held out, int64 [M]: those that are counted.
         about: ``splits_given``, ``held_out_clips``, ``trained_on_clips``, ``notes``, ``costs``.
     """
     asked, settings = study.asked, study.settings
@@ -40,11 +43,11 @@ def make_report(study: Study, scores: Measured | None, division: Splits | None, 
         "primary": primary_of(asked),
         "measured": scores is not None,
         "reason": None if scores is not None else NOT_MEASURED,
-        "data": _data(study, division),
+        "data": _data(study, division, scores, rows),
         "settings": asdict(settings),
         "signals": {name: dict(options) for name, options in study.signals.items()},
         "teachers": [_teacher(source) for source in study.sources],
-        "knowledge": None if study.knowledge is None else _knowledge(study),
+        "knowledge": None if study.knowledge is None else _knowledge(study, rows),
         "frames": asked.clips.settings.key,
         "rows": [] if scores is None else score_rows(scores, settings),
         "differences": [] if scores is None else difference_rows(scores, settings),
@@ -101,12 +104,15 @@ def _teachers(study: Study) -> list[tuple[nn.Module, int]]:
     return found
 
 
-def _data(study: Study, division: Splits | None) -> dict[str, Any]:
+def _data(study: Study, division: Splits | None, scores: Measured | None, rows: np.ndarray) -> dict[str, Any]:
     asked = study.asked
+    scored = np.unique(np.concatenate([fold.test for fold in scores.folds])) if scores and scores.folds else rows[:0]
     return {
-        "clips": len(asked),
-        "patients": len(np.unique(asked.patients)),
-        "classes": _counts(study),
+        "clips": len(rows),
+        "patients": len(np.unique(asked.patients[rows])),
+        "scored_clips": len(scored),
+        "scored_patients": len(np.unique(asked.patients[scored])),
+        "classes": _counts(study, rows),
         "split_unit": asked.clips.manifest.patient_column,
         "folds": None if division is None else sum(fold.repeat == 0 for fold in division.folds),
         "repeats": None if division is None else min(division.repeats, study.settings.repeats),
@@ -115,15 +121,15 @@ def _data(study: Study, division: Splits | None) -> dict[str, Any]:
     }
 
 
-def _counts(study: Study) -> list[dict[str, Any]]:
-    asked = study.asked
-    rows = []
+def _counts(study: Study, rows: np.ndarray) -> list[dict[str, Any]]:
+    asked, truth, patients = study.asked, study.asked.truth[rows], study.asked.patients[rows]
+    counts = []
     for code, name in enumerate(asked.classes):
-        there = asked.truth == code if asked.kind == "classes" else asked.truth[:, code] == 1
-        known = len(asked) if asked.kind == "classes" else int((~np.isnan(asked.truth[:, code])).sum())
-        people = len(np.unique(asked.patients[there]))
-        rows.append({"name": name, "clips": int(there.sum()), "patients": people, "known": known})
-    return rows
+        there = truth == code if asked.kind == "classes" else truth[:, code] == 1
+        known = len(rows) if asked.kind == "classes" else int((~np.isnan(truth[:, code])).sum())
+        people = len(np.unique(patients[there]))
+        counts.append({"name": name, "clips": int(there.sum()), "patients": people, "known": known})
+    return counts
 
 
 def _teacher(source: Any) -> dict[str, Any]:
@@ -131,8 +137,8 @@ def _teacher(source: Any) -> dict[str, Any]:
     return {"name": source.name, "kind": source.kind, "fingerprint": source.fingerprint, "pretrained": pretrained}
 
 
-def _knowledge(study: Study) -> dict[str, Any]:
+def _knowledge(study: Study, rows: np.ndarray) -> dict[str, Any]:
     assert study.knowledge is not None
     known = study.knowledge
     kind = "gaze" if known.gaze is not None else "regions"
-    return {"kind": kind, **known.how, "annotated_clips": int(known.annotated.sum()), "faults": known.faults.as_dict()}
+    return {"kind": kind, **known.how, "annotated_clips": int(known.annotated[rows].sum()), "faults": known.faults.as_dict()}

@@ -71,6 +71,13 @@ class DistillSettings:
             raise SonokitError("folds must be 0 (no evaluation) or at least 2: one fold leaves nothing to train on")
         if self.teacher_size is not None and self.teacher_size < least["size"]:
             raise SonokitError(f"teacher_size must be at least {least['size']}, it is {self.teacher_size}")
+        if self.teacher_size is not None and self.teacher_size < self.size:
+            raise SonokitError(
+                f"teacher_size {self.teacher_size} is smaller than size {self.size}: a teacher sees at least what its student "
+                "sees; take a smaller size, or leave teacher_size out"
+            )
+        if not 0 < self.learning_rate < float("inf"):
+            raise SonokitError(f"learning_rate must be a number above 0, it is {self.learning_rate}")
         if self.augment not in (None, "ultrasound", "affine", "none"):
             raise SonokitError(f"augment is ultrasound, affine or none, not {self.augment!r}")
 

@@ -30,7 +30,8 @@ def teacher_words(report: dict[str, Any]) -> list[str]:
     members = report["settings"]["members"]
     words = []
     for one in report["teachers"]:
-        trained = " trained here once a fold" if one["kind"] == "backbone" else ""
+        here = " trained here once a fold" if report["measured"] else " trained here"
+        trained = here if one["kind"] == "backbone" else ""
         count = f"{members} × " if one["kind"] == "backbone" and members > 1 else ""
         words.append(f"{count}{one['name']} ({one['kind']}{trained})")
     return words
@@ -42,7 +43,8 @@ def how_measured(report: dict[str, Any]) -> str:
     if not report["measured"]:
         return str(report["reason"])
     return (
-        f"out of fold, {data['repeats']} × {data['folds']} folds by {data['split_unit']}, mean over the repeats "
+        f"out of fold, {data['repeats']} × {data['folds']} folds by {data['split_unit']} over {data['scored_clips']} clips of "
+        f"{data['scored_patients']} patients, mean over the repeats "
         f"[{report['level']:.0%} interval over {report['draws']} resamples of the patients]"
     )
 

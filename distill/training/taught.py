@@ -3,12 +3,12 @@
     taught = ask(teacher, views, strides=(8, 16), folder=Path("runs/distill/taught"))
 
 The folder holds plain ``.npy`` files, read as memory maps, and ``taught.json`` with a fingerprint of teacher and views; asked
-again with the same ones, the teacher does not run. Feature maps and heat maps are kept as float16.
+again with the same ones, the teacher does not run. On a shelf the answers to many questions lie side by side, each in a folder
+named after its question, so that several studies can read and write there at once. Maps are kept as float16.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...atomic import write_json
+from ...atomic import atomic_path, write_json
 from ..signals.terms import Outputs
 from .learners import Learner
 from .views import HeatMapTarget, Views
+
+_OF_THE_MOMENT = ("training", "_is_full_backward_hook")  # what a module is doing, not what it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ def ask(
     strides: Sequence[int] = (),
     *,
     folder: Path | None = None,
+    shelf: Path | None = None,
     batch: int = 64,
     device: torch.device | str = "cpu",
     progress: str | None = None,
@@ -70,11 +73,14 @@ def ask(
         strides: Of the feature maps to keep.
         folder: Where to keep the answers, and from where they are read if teacher, views and strides are the same; None keeps
             them in memory.
+        shelf: Instead of ``folder``: the folder of many answers.
         batch: Views in a pass.
         device: Where to work.
         progress: Name of a progress bar on standard error; None for none.
     """
-    identity = None if folder is None else _identity(teacher, views, strides)
+    identity = None if folder is None and shelf is None else _identity(teacher, views, strides)
+    if shelf is not None and identity is not None:
+        folder = shelf / identity[:32]
     if folder is not None:
         found = _read(folder, identity)
         if found is not None:
@@ -125,7 +131,7 @@ def _stacked(parts: Sequence[Tensor | None]) -> np.ndarray | None:
 
 
 def _identity(teacher: Learner, views: Views, strides: Sequence[int]) -> str:
-    digest = hashlib.sha256(json.dumps(["taught 1", type(teacher).__name__, list(strides)]).encode())
+    digest = hashlib.sha256(json.dumps(["taught 3", type(teacher).__name__, list(strides), _options(teacher)]).encode())
     for name, value in teacher.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     for part in fields(views):
@@ -135,24 +141,46 @@ def _identity(teacher: Learner, views: Views, strides: Sequence[int]) -> str:
     return digest.hexdigest()
 
 
+def _options(teacher: Learner) -> list[tuple[str, str, Any]]:
+    """What a teacher's parts were built with and no weight tells: how dark the outside of a region is, where gaze enters."""
+    return [
+        (place, name, value)
+        for place, part in teacher.named_modules()
+        for name, value in sorted(vars(part).items())
+        if name not in _OF_THE_MOMENT and _is_plain(value)
+    ]
+
+
+def _is_plain(value: Any) -> bool:
+    """A plain value, or some of them in a list or tuple, such as which logits are asked for."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(one, bool | int | float | str) for one in value)
+    return isinstance(value, bool | int | float | str)
+
+
 def _write(taught: Taught, folder: Path, identity: str | None) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     arrays: dict[str, Any] = {name: getattr(taught, name) for name in ("logits", "features", "heat_maps")}
     arrays |= {f"map_{stride}": one for stride, one in taught.maps.items()}
     there = {name: value for name, value in arrays.items() if value is not None}
-    for name, value in there.items():
-        np.save(folder / f"{name}.npy", value)
-    write_json(folder / "taught.json", {"identity": identity, "arrays": sorted(there)})  # last: without it nothing counts
+    try:
+        with atomic_path(folder) as staged:
+            staged.mkdir()
+            for name, value in there.items():
+                np.save(staged / f"{name}.npy", value)
+            write_json(staged / "taught.json", {"identity": identity, "arrays": sorted(there)})
+    except OSError:
+        if _read(folder, identity) is None:  # else another process was first to say the same
+            raise
 
 
 def _read(folder: Path, identity: str | None) -> Taught | None:
-    file = folder / "taught.json"
-    if not file.is_file():
+    """What lies there whole; None where it answers something else, is damaged or is not there."""
+    try:
+        said = json.loads((folder / "taught.json").read_text(encoding="utf-8"))
+        if said["identity"] != identity:
+            return None
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in said["arrays"]}
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    said = json.loads(file.read_text(encoding="utf-8"))
-    if said.get("identity") != identity:
-        return None
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in said["arrays"]}
     maps = {int(name.removeprefix("map_")): value for name, value in arrays.items() if name.startswith("map_")}
     return Taught(maps=maps, **{name: value for name, value in arrays.items() if not name.startswith("map_")})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 
 from ...backbones.build import Backbone
@@ -20,17 +21,19 @@ from ...errors import SonokitError
 from ...features.extraction.models import frame_settings
 from ...features.extractors.folder import load_extractor, read_extractor
 from ..signals.response import Kind
-from ..students.folder import is_student, load_student, read_student_note, student_fingerprint
+from ..students.folder import StudentNote, is_student, load_student, read_student_note, student_fingerprint
 from ..students.micro import MICRO_NETWORKS
 from .extractor_sets import ExtractorSet, is_extractor_set, read_extractor_set
 from .learners import Learner
 from .soft_labels import SoftLabels, read_soft_labels
 from .teacher_networks import AsAsked, ExtractorTeacher
 
+_OURS = ("config.json", "extractor.json", "student.json", "expert.json", "set.json")  # one of them makes a folder a model's
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One thing that a user named as a teacher; exactly one of the last four is there.
+    """One thing that a user named as a teacher; exactly one of network, extractors, backbone and soft_labels is there.
 
     Attributes:
         name: As the user wrote it.
@@ -43,6 +46,8 @@ class Source:
         backbone: To be fitted here, once a fold.
         soft_labels: What something else said of clips.
         pretrained: Whether the backbone has weights worth keeping.
+        weights: Of a timm name: "none", "timm" or the file that they come from.
+        untold: Whether nobody can tell whose labels the weights have seen.
     """
 
     name: str
@@ -55,6 +60,8 @@ class Source:
     backbone: Backbone | None = None
     soft_labels: SoftLabels | None = None
     pretrained: bool = False
+    weights: str = "none"
+    untold: bool = False
 
     def seen(self, clip_ids: np.ndarray, contents: np.ndarray, patients: np.ndarray) -> np.ndarray:
         """Which clips, or others of their patients, it was fitted on labels of: bool [N]; arguments str [N]."""
@@ -72,13 +79,22 @@ def kind_of_question(words: Sequence[str], columns: Sequence[str]) -> Kind:
     Args:
         words: The teachers.
         columns: Of the labels.
+
+    Raises:
+        SonokitError: Several columns, and a teacher that knows one column of classes.
     """
     for word in words:
         folder = Path(word)
         if is_extractor_set(folder) or (folder / "extractor.json").is_file():
             return "several"
         if is_student(folder):
-            return read_student_note(folder).kind
+            note = read_student_note(folder)
+            if note.kind == "classes" and len(columns) > 1:
+                raise SonokitError(
+                    f"the teacher {word} tells the classes of one column ({note.label}), and {len(columns)} columns are named: "
+                    "name one, or a teacher of findings"
+                )
+            return note.kind
     return "several" if len(columns) > 1 else "classes"
 
 
@@ -111,12 +127,14 @@ def open_source(word: str, classes: Sequence[str], kind: Kind, *, weights: str =
             or a timm name, which is to be fitted.
         classes: Names of what is asked.
         kind: Of the question.
-        weights: For a timm name: "none", "timm" or a .safetensors file.
+        weights: For a timm name: "none", "timm" or a .safetensors file. A file beside a ``sonokit.json`` has seen what that
+            says; for a file without one nobody can tell.
         seed: Of random weights.
 
     Raises:
-        SonokitError: It is none of these, is damaged, or answers something else.
+        SonokitError: It is none of these, is damaged, answers something else, or has weights of its own beside ``weights``.
     """
+    require_weights_used([word], weights)
     folder = Path(word)
     if folder.suffix.lower() == ".csv":
         table = read_soft_labels(folder, classes, kind)
@@ -137,9 +155,55 @@ def open_source(word: str, classes: Sequence[str], kind: Kind, *, weights: str =
             f"{word} is an expert, which reads embeddings: give its predictions (sonokit predict {word} --out FILE.csv)"
         )
     backbone = open_backbone(timm_name(word), weights=weights, seed=seed)
-    seen = read_provenance(folder) if folder.is_dir() else {}
-    pretrained = folder.is_dir() or weights != "none"
-    return Source(word, "backbone", backbone_fingerprint(backbone), seen, backbone=backbone, pretrained=pretrained)
+    begin = _of_folder(word, folder) if not is_timm_name(word) else weights_source(weights)
+    return Source(
+        word, "backbone", backbone_fingerprint(backbone), begin.provenance, backbone=backbone,
+        pretrained=not is_timm_name(word) or weights != "none", weights=weights, untold=begin.untold,
+    )  # fmt: skip
+
+
+def weights_source(weights: str) -> Source:
+    """What a network begins with, as far as it matters whose labels that has seen.
+
+    Args:
+        weights: "none", "timm" or a .safetensors file. Beside a file may lie the ``sonokit.json`` of the folder that it is of.
+    """
+    if weights in ("none", "timm"):
+        return Source(weights, "weights", "")
+    file = Path(weights)
+    for folder in (file.parent, file.resolve().parent):
+        if (folder / "sonokit.json").is_file():
+            return _of_folder(weights, folder)
+    return Source(weights, "weights", "", weights=weights, untold=True)
+
+
+def is_timm_name(word: str) -> bool:
+    """Whether a teacher is a network that timm builds, and no file or folder."""
+    folder = Path(word)
+    if folder.suffix.lower() == ".csv":
+        return False
+    return not (folder.is_dir() and (any((folder / name).exists() for name in _OURS) or not timm.is_model(word)))
+
+
+def require_weights_used(words: Sequence[str], weights: str) -> None:
+    """Refuse weights that none of the teachers could begin with.
+
+    Raises:
+        SonokitError: No teacher is a timm name.
+    """
+    if weights != "none" and not any(map(is_timm_name, words)):
+        raise SonokitError(
+            f"weights {weights} are of a teacher that is a timm name, and {', '.join(words)} is none: leave them out"
+        )
+
+
+def _of_folder(name: str, folder: Path) -> Source:
+    """What a backbone's folder, or the student's that it is part of, says of its weights."""
+    if is_student(folder):
+        return Source(name, "weights", "", _seen_by_student(read_student_note(folder)), weights=name)
+    seen = read_provenance(folder)
+    untold = bool(seen["fitted_on_labels"]) and not seen["training_clips"] and not seen["training_patients"]
+    return Source(name, "weights", "", seen, weights=name, untold=untold)
 
 
 def _classifier(word: str, classes: Sequence[str], kind: Kind) -> Source:
@@ -150,12 +214,16 @@ def _classifier(word: str, classes: Sequence[str], kind: Kind) -> Source:
         raise SonokitError(
             f"the teacher {word} knows {', '.join(note.classes)}; asked is {', '.join(classes)}: take the same classes"
         )
-    seen = {"fitted_on_labels": True, "clip_ids": note.trained_on} | {
-        key: note.provenance[key] for key in ("training_clips", "training_patients") if key in note.provenance
-    }
+    seen = _seen_by_student(note)
     columns = [note.classes.index(name) for name in classes]
     network = AsAsked(classifier, note.size, columns)
     return Source(word, "classifier", student_fingerprint(classifier, note), seen, note.size, network=network)
+
+
+def _seen_by_student(note: StudentNote) -> dict[str, Any]:
+    return {"fitted_on_labels": True, "clip_ids": note.trained_on} | {
+        key: note.provenance[key] for key in ("training_clips", "training_patients") if key in note.provenance
+    }
 
 
 def _require_kind(word: str, own: Kind, asked: Kind) -> None:
@@ -177,5 +245,15 @@ def timm_name(word: str) -> str:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device that is named; None: a GPU where there is one."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device that is named; None: a GPU where there is one.
+
+    Raises:
+        SonokitError: It is not there.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as fault:
+        raise SonokitError(f"there is no device {name!r}: say cpu or cuda") from fault
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SonokitError(f"device {name}: torch finds no GPU here; say cpu, or leave --device out")
+    return device

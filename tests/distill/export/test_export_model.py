@@ -1,3 +1,5 @@
+import csv
+import hashlib
 import json
 import shutil
 import subprocess
@@ -10,11 +12,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from sonokit.cli_distill import export
 from sonokit.cli_experts import predict
 from sonokit.clips.decode import read_clip
 from sonokit.clips.letterbox import letterbox
-from sonokit.distill.export.choice import Candidate, Limits, choose_form, fastest, session_of, speed_up
-from sonokit.distill.export.export import export_model, parted, require_free
+from sonokit.distill.export.choice import Candidate, Limits, choose_form, fastest, greatest_differences, session_of, speed_up
+from sonokit.distill.export.division import Checks, parted
+from sonokit.distill.export.export import card, export_model, require_free
 from sonokit.distill.export.run import ExportedModel, segment_frames
 from sonokit.distill.export.sources import open_source
 from sonokit.distill.students.folder import load_student
@@ -41,7 +45,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture(scope="module")
 def exported(student: Path, clips: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "export"
-    export_model(open_source(student), clips[:6], clips[6:], folder, forms="fp32", limits=Limits(rounds=2))
+    export_model(open_source(student), clips[:6], Checks(clips[6:8], clips[8:]), folder, forms="fp32", limits=Limits(rounds=2))
     return folder
 
 
@@ -91,7 +95,8 @@ def test_predict__an_exported_folder_without_torch(student: Path, exported: Path
 
 
 def test_predict__an_exported_folder_takes_clips_alone(exported: Path, film: Path, tmp_path: Path) -> None:
-    for options in ({}, {"clips": film, "model": "x"}, {"clips": film, "why": 3}):
+    others = ({"model": "x"}, {"why": 3}, {"weights": "timm"}, {"nearest": 3}, {"cache": tmp_path})
+    for options in ({}, *({"clips": film, **other} for other in others)):
         with pytest.raises(SonokitError, match="exported model: it takes --clips"):
             predict(exported, tmp_path / "out.csv", **options)
 
@@ -134,6 +139,98 @@ def test_exported_model__a_clip_that_is_none_is_told_of(
         model.predict_clips([("broken", str(broken))])
 
 
+def test_predict__every_clip_left_out_is_listed_beside_the_predictions(exported: Path, film: Path, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    shutil.copy(film, tmp_path / "films" / "film.avi")
+    for number in range(7):
+        (tmp_path / "films" / f"broken-{number}.avi").write_bytes(b"no film")
+    predict(exported, tmp_path / "out.csv", clips=tmp_path / "films")
+    with open(tmp_path / "out.rejected.csv", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 7
+    assert all("broken" in row["clip_id"] and row["reason"] for row in rows)
+    predict(exported, tmp_path / "out.csv", clips=film)
+    assert not (tmp_path / "out.rejected.csv").exists()
+    (tmp_path / "out.rejected.csv").write_text("mine")
+    with pytest.raises(SonokitError, match=r"out\.rejected\.csv.* is there already"):
+        predict(exported, tmp_path / "out.csv", clips=film)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("classes", None), ("size", "48"), ("sampling", {"frames": "5"}), ("outputs", []), ("kind", "extractor"), ("sha256", 3)],
+)
+def test_exported_model__what_cannot_be_read_is_named(exported: Path, tmp_path: Path, part: str, value: object) -> None:
+    note = json.loads((exported / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps({**note, part: value}))
+    with pytest.raises(SonokitError, match="damaged .*(segments, segment_frames|" + part + ") cannot be read"):
+        ExportedModel(tmp_path)
+
+
+def test_exported_model__a_runtime_that_cannot_run_it(exported: Path, tmp_path: Path) -> None:
+    content = b"of another time"
+    note = json.loads((exported / "export.json").read_text())
+    (tmp_path / "model.onnx").write_bytes(content)
+    (tmp_path / "export.json").write_text(json.dumps({**note, "sha256": hashlib.sha256(content).hexdigest()}))
+    with pytest.raises(
+        SonokitError, match=f"cannot be run by onnxruntime .*made with {note['made_on']['packages']['onnxruntime']}"
+    ):
+        ExportedModel(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"calibration": 0}, {"calibration": -3}, {"checks": 1}, {"seed": -1}])
+def test_export__numbers_are_refused_before_any_work(tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(SonokitError, match="calibration clips must be 1 or more"):
+        export(tmp_path / "absent", tmp_path / "absent.csv", tmp_path / "out", **options)
+
+
+def test_greatest_differences__of_a_clip_of_a_frame_and_of_nan(student: Path, clips: list[np.ndarray]) -> None:
+    source = open_source(student)
+    said = [source.each(clip) for clip in clips[:3]]
+
+    class Session:
+        def __init__(self, added: list[np.ndarray]) -> None:
+            self.answers = iter([[a + b] for a, b in zip(said, added, strict=True)])
+
+        def get_outputs(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(name="probabilities")]
+
+        def run(self, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return next(self.answers)
+
+    one_frame, none = np.zeros((5, 3), dtype=np.float32), np.zeros((5, 3), dtype=np.float32)
+    one_frame[2, 1] = 0.25
+    sessions = {"off": Session([none, one_frame, none]), "nan": Session([none, none * np.nan, none])}
+    found = greatest_differences(source, sessions, clips[:3])
+    assert found["off"] == (pytest.approx(0.05), pytest.approx(0.25))  # of five frames
+    assert found["nan"] == (float("inf"), float("inf"))
+
+
+def test_export_model__a_form_is_reported_on_other_clips_than_chose_it(exported: Path) -> None:
+    note = json.loads((exported / "export.json").read_text())
+    checked = note["checks"]
+    assert (checked["clips"], checked["choosing_clips"], checked["apart"]) == (4, 2, True)
+    assert note["difference"] <= note["frame_difference"] < 1e-5
+    assert "on 4 clips that no form was calibrated on, nor the form chosen by" in (exported / "CARD.md").read_text()
+    row = Candidate("fp32", 1, 0.0, True, {"1": 1.0, "16": 1.0})
+    assert "too few patients" in card({**note, "checks": {**checked, "apart": False}}, [row])
+    assert "That is MORE than is allowed" in card({**note, "difference": 0.5}, [row])
+
+
+def test_predict__an_exported_backbone_is_asked_in_python_and_its_card_says_so(
+    exported: Path, film: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    note = {**json.loads((copy / "export.json").read_text()), "kind": "backbone", "classes": []}
+    (copy / "export.json").write_text(json.dumps(note))
+    with pytest.raises(SonokitError, match=r"ExportedModel\(.*\)\.predict_clips"):
+        predict(copy, tmp_path / "out.csv", clips=film)
+    said = card(note, [Candidate("fp32", 1, 0.0, True, {"1": 1.0, "16": 1.0})])
+    assert "predict_clips(" in said
+    assert "sonokit predict" not in said
+
+
 def test_exported_model__exchanged_damaged_or_missing_files(exported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
@@ -162,6 +259,10 @@ def test_require_free__other_things_are_left_alone(exported: Path, tmp_path: Pat
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(SonokitError, match="holds something else"):
         require_free(tmp_path)
+    shutil.copytree(exported, tmp_path / "copy")
+    (tmp_path / "copy" / "readings.csv").write_text("mine")
+    with pytest.raises(SonokitError, match=r"readings\.csv.*would be lost"):
+        require_free(tmp_path / "copy")
 
 
 @pytest.mark.parametrize(("frames", "segments", "each"), [(16, 4, 2), (7, 16, 1), (1, 4, 3), (30, 5, 4), (3, 3, 2)])
@@ -182,6 +283,9 @@ def test_fastest__of_the_faithful_ones_and_by_more_than_noise() -> None:
     assert speed_up(_candidate("d", 1.0, 16.0, 0), fp32) == pytest.approx(1.0)  # twice and half
     assert fastest([fp32, twice, unfaithful, hardly], "auto", 0.02) is twice
     assert fastest([fp32, unfaithful, hardly], "auto", 0.02) is fp32
+    near = _candidate("e", 0.98, 3.9, 0.0)  # faster than twice by the clock's noise: the first in order stays
+    assert fastest([fp32, twice, near], "auto", 0.02) is twice
+    assert fastest([fp32, near, twice], "auto", 0.02) is near
     assert fastest([fp32, unfaithful, hardly], "int8", 0.02) is hardly
     with pytest.raises(SonokitError, match="no int8 form says what torch says"):
         fastest([fp32, unfaithful], "int8", 0.02)
@@ -197,6 +301,17 @@ def test_parted__no_patient_on_both_sides() -> None:
         def __getitem__(self, place: int) -> SimpleNamespace:
             return SimpleNamespace(frames=frames[place])
 
-    calibration, checks = ([int(clip[0, 0, 0]) for clip in part] for part in parted(Clips()))
-    assert sorted(calibration + checks) == list(range(9))
-    assert not set(codes[calibration]) & set(codes[checks])
+    def places(part: list[np.ndarray]) -> list[int]:
+        return [int(clip[0, 0, 0]) for clip in part]
+
+    known, checks = parted(Clips())
+    calibration, choosing = places(known), places(checks.choosing)
+    assert not checks.reporting  # three patients are left: too few for two parts
+    assert sorted(calibration + choosing) == list(range(9))
+    assert not set(codes[calibration]) & set(codes[choosing])
+    codes = np.repeat(np.arange(9), 4)
+    frames = [np.full((1, 4, 4), place, dtype=np.uint8) for place in range(36)]
+    known, checks = parted(Clips(), most=3, checks=7)
+    parts = [places(known), places(checks.choosing), places(checks.reporting)]
+    assert [len(part) for part in parts] == [3, 4, 3]
+    assert len(set().union(*(codes[part] for part in parts))) == sum(len(set(codes[part])) for part in parts)

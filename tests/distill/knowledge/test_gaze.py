@@ -71,7 +71,7 @@ def test_read_gaze_csv__normalised_is_found_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", ["0,0,0\n1,1,1\n", "0,0.4,0.5\n1,1.2,0.5\n", "0,,\n"])
 def test_read_gaze_csv__units_that_cannot_be_told_are_asked_for(tmp_path: Path, rows: str) -> None:
     source = written(tmp_path, "time,x,y\n" + rows)
-    with pytest.raises(SonokitError, match="Say units=pixels or units=normalised"):
+    with pytest.raises(SonokitError, match=r"Say units=pixels or units=normalised \(--gaze_units\)"):
         read_gaze_csv(source, SCREEN)
     gaze, _ = read_gaze_csv(source, SCREEN, units="pixels")
     assert len(gaze[""]) == rows.count("\n")

@@ -142,6 +142,29 @@ def test_read_coco__every_fault_is_counted(tmp_path: Path) -> None:
     assert read_coco(source, {"other.png": (12, 8)}).faults["unknown_image"] == 7
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"segmentation": [[0, 0, float("nan"), 2, 2, 2]]},
+        {"segmentation": [[0, 0, float("inf"), 2, 2, 2]]},
+        {"segmentation": [[0, 0, 1e200, 2, 2, 2]]},
+        {"bbox": [1, 1, float("nan"), 2]},
+        {"bbox": [1, 2, 3]},
+        {"segmentation": {"size": [8, 12], "counts": "o" * 20 + "0"}},
+        {"segmentation": {"size": [8, 12], "counts": [10**400, 96]}},
+        {"segmentation": {"size": [8, 12], "counts": [1.5, 1.5, 93]}},
+    ],
+)
+def test_read_coco__what_is_no_shape_is_left_out(tmp_path: Path, shape: dict[str, object]) -> None:
+    found = read_coco(coco(tmp_path, [shape]))
+    assert found.faults.counts == {"malformed_shape": 1, "image_without_regions": 1}
+
+
+def test_read_cvat__corners_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(CVAT.replace("6.00,1.00", "nan,1.00").replace('ybr="3.00"', 'ybr="inf"'))
+    assert read_cvat(tmp_path / "a.xml").faults["malformed_shape"] == 3
+
+
 def test_read_coco__drawn_twice(tmp_path: Path) -> None:
     nearly = [{"bbox": [1, 1, 9, 5]}, {"bbox": [1, 1, 9, 5.9]}, {"bbox": [1, 1, 4, 5]}]
     found = read_coco(coco(tmp_path, nearly))
@@ -215,6 +238,20 @@ def test_read_label_maps__palette_unknown_value_and_colours(tmp_path: Path) -> N
     picture.convert("RGB").save(tmp_path / "a.png")
     with pytest.raises(SonokitError, match="is in colours"):
         read_label_maps(tmp_path, {1: "pleura"})
+
+
+def test_read_label_maps__never_chooses_between_two_images(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((8, 12), dtype=np.uint8)).save(tmp_path / "1.2.840.1.png")
+    Image.fromarray(np.ones((8, 12), dtype=np.uint8)).save(tmp_path / "b.PNG", format="PNG")
+    sizes = dict.fromkeys(("1.2.840.1", "1.2.840.1.5", "b.mp4"), (12, 8))  # numbers of studies, not endings
+    found = read_label_maps(tmp_path, {1: "pleura"}, sizes)
+    assert {image: len(there.regions) for image, there in found.images.items()} == {
+        "1.2.840.1": 1,
+        "1.2.840.1.5": 0,
+        "b.mp4": 1,
+    }
+    either = read_label_maps(tmp_path, {1: "pleura"}, dict.fromkeys(("1.2.840.1.5", "1.2.840.1.6", "b.mp4"), (12, 8)))
+    assert either.faults.counts == {"unknown_image": 1, "image_without_regions": 2}
 
 
 def test_read_boxes_csv__by_hand(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_hard_labels__several_findings_by_hand_and_unknown_left_out():
     assert (logits.grad != 0).sum() == 3
 
 
+def test_labels__a_batch_of_classes_without_weight_teaches_nothing():
+    logits = _draw(4, 3, grad=True)
+    value = HardLabels(weights=[0.0, 1.0, 1.0])(Outputs(logits), None, Batch(torch.tensor([0, 0, -1, 0])))
+    value.backward()
+    assert value.item() == 0
+    assert not logits.grad.any()
+
+
 @pytest.mark.parametrize(("kind", "labels"), [("classes", torch.full((2,), -1)), ("several", torch.full((2, 3), float("nan")))])
 def test_hard_labels__a_batch_without_any_gives_nothing(kind, labels):
     logits = _draw(2, 3, grad=True)
@@ -405,6 +413,10 @@ def test_feature_sharing__seed_decides_and_the_global_generator_stays():
         ({"attention": {"strides": []}}, "at least one stride"),
         ({"attention": {"strides": [[8, 8, 8]]}}, "pairs"),
         ({"relational": {"distance": 0, "angle": 0}}, "one of them above"),
+        ({"response": {"temperature": "hot"}}, "signal response: its option temperature cannot be 'hot'"),
+        ({"feature_sharing": {"norm": "image", "strides": 8}}, "signal feature_sharing: its option strides cannot be 8"),
+        ({"labels": {"weights": ["a"]}}, "signal labels: its option weights cannot be"),
+        ({"relational": {"angle": None}}, "signal relational: its option angle cannot be None"),
     ],
 )
 def test_read_signals__faults_are_named(settings, said):

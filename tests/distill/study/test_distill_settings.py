@@ -89,6 +89,9 @@ def test_weights_of_findings_by_hand() -> None:
         ({"folds": 1}, "folds must be 0"),
         ({"teacher_size": 8}, "teacher_size must be at least"),
         ({"augment": "wild"}, "augment is ultrasound"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number above 0"),
+        ({"size": 64, "teacher_size": 63}, "teacher_size 63 is smaller than size 64: .* leave teacher_size out"),
     ],
 )
 def test_settings_that_are_refused(choice: dict[str, object], told: str) -> None:

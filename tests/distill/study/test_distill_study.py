@@ -105,7 +105,11 @@ def test_no_evaluation_is_said_to_be_none(asked: Asked, tmp_path: Path, run: Any
     assert (report["measured"], report["rows"], report["differences"]) == (False, [], [])
     assert "not measured" in report["reason"]
     assert "not measured" in page(report)
-    assert "Not measured" in (tmp_path / "out" / "CARD.md").read_text()
+    card = (tmp_path / "out" / "CARD.md").read_text()
+    assert "Not measured" in card
+    assert "trained here)" in card
+    assert "interval" not in card + page(report)
+    assert "floor" not in card
     assert not (tmp_path / "out" / "folds").exists()
 
 
@@ -116,6 +120,10 @@ def test_held_out_clips_are_never_touched(asked: Asked, clips: CachedClips, tmp_
     )  # fmt: skip
     assert division.held_out
     report = run(asked, tmp_path / "out", splits=division)
+    data, out = report["data"], len(division.held_out)  # one clip a patient
+    assert (data["clips"], data["patients"], data["scored_clips"], data["scored_patients"]) == (12 - out,) * 4
+    assert sum(one["clips"] for one in data["classes"]) == sum(one["patients"] for one in data["classes"]) == 12 - out
+    assert f"{12 - out} patients are what the intervals are drawn from" in (tmp_path / "out" / "CARD.md").read_text()
     told = read_student_note(tmp_path / "out" / "student").trained_on
     assert not set(told) & set(division.held_out)
     assert report["held_out_clips"] == len(division.held_out)

@@ -77,6 +77,18 @@ def test_gaze_of_other_clips_is_refused(clips: CachedClips, tmp_path: Path) -> N
         read_gaze(gaze_file(tmp_path, [["c02", 0.1, 10, 10]]), clips, degree_px=0)
 
 
+def test_another_mask_of_the_same_size_is_another_study(clips: CachedClips, tmp_path: Path) -> None:
+    tables = []
+    for row in (15, 20):  # of one pixel that is left out: the box and the area are the same
+        mask = marked()["c02"].regions[0].mask.copy()
+        mask[row, 10] = False
+        (tmp_path / str(row)).mkdir()
+        images = {"c02": ImageRegions((WIDTH, HEIGHT), (Region.of("sign", mask),))}
+        tables.append(write("masks", tmp_path / str(row), images))
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+    assert len({read_regions(table, clips).fingerprint for table in tables}) == 2
+
+
 def marked() -> dict[str, ImageRegions]:
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[12:28, 6:22] = True

@@ -12,15 +12,16 @@ from sonokit.backbones.build import build_backbone
 from sonokit.backbones.folder import save_backbone
 from sonokit.clips.sampling import Sampling
 from sonokit.clips.splits import Splits
-from sonokit.distill.students.folder import StudentNote, load_student, save_student
+from sonokit.distill.students.folder import StudentNote, load_student, read_student_note, save_student
 from sonokit.distill.study import fold_teacher as teacher_module
 from sonokit.distill.study import folds as folds_module
 from sonokit.distill.study.asked import Asked
 from sonokit.distill.study.expert_knowledge import Knowledge, read_gaze, read_regions
+from sonokit.distill.study.fairness import teacher_notes
 from sonokit.distill.study.fold_teacher import FoldTeacher, base_views
 from sonokit.distill.study.settings import DistillSettings, read_signal_words
 from sonokit.distill.training.learners import Classifier, GazeClassifier, RegionClassifier
-from sonokit.distill.training.teachers import Source, kind_of_question, open_source, teacher_frames
+from sonokit.distill.training.teachers import Source, device_of, kind_of_question, open_source, teacher_frames, weights_source
 from sonokit.errors import SonokitError
 
 
@@ -57,7 +58,103 @@ def test_a_backbone_that_saw_their_labels_is_refused(asked: Asked, tmp_path: Pat
         run(asked, tmp_path / "out", open_source(str(tmp_path / "b"), asked.classes, asked.kind))
 
 
-def test_predictions_teach_and_the_report_says_on_whose_word(asked: Asked, splits: Splits, tmp_path: Path, run: Any) -> None:
+@pytest.mark.parametrize("kind", ["backbone", "student"])
+def test_weights_of_a_folder_that_saw_their_labels_are_refused(
+    asked: Asked, tmp_path: Path, run: Any, tiny: Any, kind: str
+) -> None:
+    if kind == "backbone":
+        seen = {"fitted_on_labels": True, "labels": ["kind"], "training_patients": ["p05", "elsewhere"]}
+        save_backbone(build_backbone("micro_10k"), tmp_path / "b", provenance=seen)
+    else:
+        known = {"trained_on": ("c05", "elsewhere")}
+        note = StudentNote("classes", ("a", "b"), "kind", 32, {"frames": 4, "rate_hz": None}, 40, **known)
+        save_student(Classifier(build_backbone("micro_10k"), ("a", "b")), tmp_path / "b", note)
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "b" / "model.safetensors")
+    for file in (str(tmp_path / "b" / "model.safetensors"), str(tmp_path / "link.safetensors")):
+        teacher = open_source("micro_10k", asked.classes, asked.kind, weights=file)
+        with pytest.raises(SonokitError, match=r"gave the teacher micro_10k its weights .*first c05.*other --weights"):
+            run(asked, tmp_path / "out", teacher)
+        begun = dataclasses.replace(tiny, student_weights=file)
+        with pytest.raises(SonokitError, match=r"gave the student its weights .*first c05.*other --student_weights"):
+            run(asked, tmp_path / "out", settings=begun)
+    assert not (tmp_path / "out").exists()
+    run(asked, tmp_path / "out", settings=dataclasses.replace(begun, folds=0))
+    told = read_student_note(tmp_path / "out" / "student")
+    assert "elsewhere" in {*told.provenance["training_patients"], *told.trained_on}
+
+
+def test_weights_of_which_nobody_can_tell_are_noted(asked: Asked, tmp_path: Path, run: Any, tiny: Any) -> None:
+    save_backbone(build_backbone("micro_10k"), tmp_path / "b", provenance={})
+    bare = tmp_path / "w.safetensors"
+    bare.write_bytes((tmp_path / "b" / "model.safetensors").read_bytes())
+    settings = dataclasses.replace(tiny, folds=0, student_weights=str(bare))
+    report = run(asked, tmp_path / "out", open_source("micro_10k", ("a", "b"), "classes", weights=str(bare)), settings=settings)
+    told = [note for note in report["notes"] if "nobody can tell whose labels the weights" in note]
+    assert len(told) == 2
+    assert "of the teacher micro_10k" in told[0]
+    assert "of the student" in told[1]
+    known = dataclasses.replace(tiny, folds=0, student_weights=str(tmp_path / "b" / "model.safetensors"))
+    assert not any("nobody can tell" in note for note in run(asked, tmp_path / "known", settings=known)["notes"])
+    with pytest.raises(SonokitError, match="of a teacher that is a timm name"):
+        open_source(str(tmp_path / "b"), ("a", "b"), "classes", weights=str(bare))
+
+
+def test_another_student_does_not_train_or_ask_the_teachers_again(
+    asked: Asked, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any, tiny: DistillSettings
+) -> None:
+    trained: list[Any] = []
+    said: list[str] = []
+    own, see = teacher_module.train, Classifier.see_frames
+
+    def counted(learner: Any, *args: Any, **options: Any) -> Any:
+        trained.append(learner)
+        return own(learner, *args, **options)
+
+    def watched(self: Classifier, frames: Any, *args: Any, **options: Any) -> Any:
+        if self.backbone.name == "micro_25k" and any(one is self for one in trained) and not self.training:
+            said.append(self.backbone.name)
+        return see(self, frames, *args, **options)
+
+    monkeypatch.setattr(teacher_module, "train", counted)
+    monkeypatch.setattr(Classifier, "see_frames", watched)
+    kept = tmp_path / "cache" / "teachers"
+    first = run(asked, tmp_path / "one", splits=splits, kept=kept)
+    assert (len(trained), len(said)) == (3, 5)  # of two folds and the end: each learns, teaches, and is tested in the folds
+    other = dataclasses.replace(tiny, student="micro-50k", epochs=1, learning_rate=1e-4)
+    second = run(asked, tmp_path / "two", splits=splits, kept=kept, settings=other, signals=read_signal_words("response"))
+    assert (len(trained), len(said)) == (3, 5)
+    teachers = [next(row for row in report["rows"] if row["name"] == "teacher") for report in (first, second)]
+    assert teachers[0] == teachers[1]
+    alone = run(asked, tmp_path / "three", splits=splits, settings=other, signals=read_signal_words("response"))
+    assert alone["rows"] == second["rows"]
+    assert len(trained) == 6
+    for file in kept.glob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    run(asked, tmp_path / "four", splits=splits, settings=dataclasses.replace(other, epochs=2), kept=kept)
+    assert len(trained) == 9
+
+
+def test_an_extractors_larger_frames_are_said() -> None:
+    source, settings = Source("e", "extractor", "0", size=80), DistillSettings(size=32, teacher_size=64)
+    begin = weights_source("none")
+    assert teacher_notes([source], begin, settings) == (
+        "e wants frames of 80 pixels: all teachers saw these, not those of 64",
+    )  # fmt: skip
+    assert teacher_notes([source], begin, dataclasses.replace(settings, teacher_size=None)) == ()
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SonokitError, match="torch finds no GPU here; say cpu"):
+        device_of("cuda")
+    with pytest.raises(SonokitError, match="no device 'gpu'"):
+        device_of("gpu")
+    assert device_of(None) == torch.device("cpu")
+
+
+def test_predictions_teach_and_the_report_says_on_whose_word(
+    asked: Asked, splits: Splits, tmp_path: Path, run: Any, tiny: Any
+) -> None:
     sure = np.where(asked.truth == 1, 0.9, 0.2)
     table = pd.DataFrame({"clip_id": asked.clip_ids, "p_a": 1 - sure, "p_b": sure})
     table.to_csv(tmp_path / "p.csv", index=False)
@@ -68,10 +165,20 @@ def test_predictions_teach_and_the_report_says_on_whose_word(asked: Asked, split
     order = [report["rows"][0]["predictions"]["clip_ids"].index(clip) for clip in asked.clip_ids]
     told = np.array(rows["teacher"]["predictions"]["values"])[0, order, 1]
     assert told == pytest.approx(sure, abs=1e-5)
-    assert any("is the word of whoever gave them" in note for note in report["notes"])
+    assert any("out-of-fold predictions are not enough" in note for note in report["notes"])
     assert "teacher" not in report["sizes"]
-    with pytest.raises(SonokitError, match="the teacher has no map at stride"):
-        run(asked, tmp_path / "shared", source, splits=splits, signals=read_signal_words("feature_sharing"))
+    for signal, told in (
+        ("feature_sharing", "the teacher has no map at stride"),
+        ("attention", "signal attention: the teacher has no map at stride 8; it has: none"),
+        ("relational", "Relational needs the teacher's features"),
+        ("labels=-1", "weight of labels"),
+    ):
+        with pytest.raises(SonokitError, match=told):
+            run(asked, tmp_path / "shared", source, splits=splits, signals=read_signal_words(signal))
+        assert not (tmp_path / "shared").exists()
+    for change in ({"members": 2}, {"teacher_size": 64}):
+        with pytest.raises(SonokitError, match="is trained here"):
+            run(asked, tmp_path / "m", source, splits=splits, settings=dataclasses.replace(tiny, **change))
     table[:-1].to_csv(tmp_path / "q.csv", index=False)
     with pytest.raises(SonokitError, match=r"lacks 1 of the clips \(first c11\)"):
         run(asked, tmp_path / "short", open_source(str(tmp_path / "q.csv"), asked.classes, asked.kind), splits=splits)
@@ -164,7 +271,9 @@ def test_teachers_of_another_question_are_refused(finished: tuple[Path, dict[str
         open_source(place, ("a", "c"), "classes")
     with pytest.raises(SonokitError, match="answers one of several classes, asked is several findings"):
         open_source(place, ("f1", "f2"), "several")
-    assert kind_of_question([place], ["kind", "other"]) == "classes"
+    assert kind_of_question([place], ["kind"]) == "classes"
+    with pytest.raises(SonokitError, match="2 columns are named: name one"):
+        kind_of_question([place], ["kind", "other"])
     assert kind_of_question(["resnet18"], ["f1", "f2"]) == "several"
     assert teacher_frames([place], size=20, sampling=Sampling(frames=4)).size == 40
     (tmp_path / "e").mkdir()
@@ -198,6 +307,9 @@ def test_a_fitted_teacher_is_read_again_whatever_it_is_shown(
 def test_region_overlap_is_told_to_the_student(asked: Asked, tmp_path: Path, run: Any, tiny: DistillSettings) -> None:
     signals = read_signal_words("labels,region_overlap")
     known = regions(asked, tmp_path)
+    with pytest.raises(SonokitError, match="cannot move regions, gaze and landmarks along: take affine"):
+        run(asked, tmp_path / "u", knowledge=known, settings=dataclasses.replace(tiny, augment="ultrasound"))
+    assert not (tmp_path / "u").exists()
     report = run(asked, tmp_path / "out", knowledge=known, signals=signals, settings=dataclasses.replace(tiny, folds=0))
     assert report["measured"] is False
     with pytest.raises(SonokitError, match="region_overlap needs --regions"):

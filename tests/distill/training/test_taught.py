@@ -5,8 +5,10 @@ import pytest
 import torch
 from sonokit.distill.signals.terms import Outputs
 from sonokit.distill.students.build import build_student
-from sonokit.distill.training.learners import Classifier, GazeClassifier, Learner
+from sonokit.distill.training import taught as taught_module
+from sonokit.distill.training.learners import Classifier, GazeClassifier, Learner, RegionClassifier
 from sonokit.distill.training.taught import Taught, ask, target_of
+from sonokit.distill.training.teacher_networks import AsAsked
 from sonokit.distill.training.views import HeatMapTarget, Views
 from torch import nn
 
@@ -87,6 +89,35 @@ def test_ask__another_teacher_other_views_or_other_maps_are_asked_anew(tmp_path,
         np.testing.assert_allclose(found.features[:, 0], 2 * views.frames.mean(axis=(1, 2)) / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda plain: RegionClassifier(plain, 0.1), lambda plain: RegionClassifier(plain, 0.5)),
+        (lambda plain: RegionClassifier(plain, edge=1.0), lambda plain: RegionClassifier(plain, edge=3.0)),
+        (lambda plain: GazeClassifier(plain, "features", 4), lambda plain: GazeClassifier(plain, "features", 8)),
+        (lambda plain: AsAsked(plain, 16, [0, 1]), lambda plain: AsAsked(plain, 16, [1, 0])),
+    ],
+)
+def test_ask__teachers_of_the_same_weights_that_look_otherwise_are_asked_anew(tmp_path, one, other):
+    plain = Classifier(build_student("micro-10k"), ("a", "b"))
+    nn.init.normal_(plain.classify.weight)
+    marks = np.zeros((4, 16, 16), dtype=np.uint8)
+    marks[:, 4:9, 4:9] = 255
+    views = _views(4, regions=marks, gaze=marks)
+    first = ask(one(plain), views, folder=tmp_path / "taught").logits.copy()
+    second = ask(other(plain), views, folder=tmp_path / "taught").logits
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(second, ask(other(plain), views).logits)
+
+
+def test_ask__the_mode_of_a_teacher_is_no_part_of_the_question(tmp_path):
+    teacher = _Teacher().train()
+    ask(teacher, _views(), folder=tmp_path / "taught")
+    asked = len(teacher.calls)
+    ask(teacher.eval(), _views(), folder=tmp_path / "taught")
+    assert len(teacher.calls) == asked
+
+
 def test_ask__labels_are_no_part_of_the_question(tmp_path):
     ask(_Teacher(), _views(), folder=tmp_path / "taught")
     teacher = _Teacher()
@@ -107,9 +138,49 @@ def test_ask__a_folder_that_was_not_finished_is_not_taken(tmp_path):
 def test_ask__nothing_in_the_folder_is_unpickled(tmp_path):
     folder = tmp_path / "taught"
     ask(_Teacher(), _views(), folder=folder)
+    whole = np.load(folder / "logits.npy")
     np.save(folder / "logits.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="Python objects"):
-        ask(_Teacher(), _views(), folder=folder)
+    teacher = _Teacher()
+    np.testing.assert_array_equal(ask(teacher, _views(), folder=folder).logits, whole)
+    assert teacher.calls
+
+
+@pytest.mark.parametrize("left", ["{", "[]", "{}", ""])
+def test_ask__a_damaged_record_counts_as_none(tmp_path, left):
+    folder = tmp_path / "taught"
+    whole = ask(_Teacher(), _views(), folder=folder).logits.copy()
+    (folder / "taught.json").write_text(left)
+    teacher = _Teacher()
+    np.testing.assert_array_equal(ask(teacher, _views(), folder=folder).logits, whole)
+    assert teacher.calls
+
+
+def test_ask__a_shelf_keeps_the_answers_to_several_questions(tmp_path):
+    first = ask(_Teacher(), _views(), (8,), shelf=tmp_path)
+    ask(_Teacher(), _views(), (4,), shelf=tmp_path)
+    ask(_Teacher(2.0), _views(), (8,), shelf=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    teacher = _Teacher()
+    np.testing.assert_array_equal(ask(teacher, _views(), (8,), shelf=tmp_path).maps[8], first.maps[8])
+    assert not teacher.calls
+
+
+def test_ask__another_process_may_be_first_to_write(tmp_path, monkeypatch):
+    whole = ask(_Teacher(), _views(), folder=tmp_path / "taught").logits.copy()
+    real, tries = taught_module._read, []
+
+    def late(folder, identity):
+        tries.append(folder)
+        return None if len(tries) == 1 else real(folder, identity)  # the other one finishes while this one asks
+
+    def taken(path):
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr(taught_module, "_read", late)
+    monkeypatch.setattr(taught_module, "atomic_path", taken)
+    np.testing.assert_array_equal(ask(_Teacher(), _views(), folder=tmp_path / "taught").logits, whole)
+    with pytest.raises(OSError, match="not empty"):
+        ask(_Teacher(), _views(), folder=tmp_path / "nowhere")
 
 
 def test_ask__gaze_reaches_the_teacher():
