@@ -144,7 +144,7 @@ def distill(
         raise SonokitError("--gaze and --regions are shown to teachers of two kinds: give one of them")
     if gaze is None and (gaze_delay or degree_pixels is not None or (gaze_units, gaze_time) != ("auto", "auto")):
         raise SonokitError(
-            "--gaze_delay, --gaze_units, --gaze_time and --degree_pixels say how --gaze is read: name its file or leave them out"
+            "--gaze_delay, --gaze_units, --gaze_time, --degree_pixels say how --gaze is read: name its file or leave them out"
         )
     device_of(device)
     require_weights_used(named, weights)
