@@ -167,6 +167,13 @@ def _model_card(backbone: Backbone, provenance: dict[str, Any]) -> ModelCard:
         f"- temporal shift: {backbone.temporal_shift or 'off'}\n"
         f"- clips seen in training: {len(provenance['training_clips'])} of {len(provenance['training_patients'])} patients\n"
         f"- labels used: {labels}\n" + "\n".join(lines) + "\n\n"
-        'Opens in plain timm: `timm.create_model("local-dir:THIS_FOLDER", pretrained=True)`. Not a medical device; evaluate\n'
+        'Opens in plain timm: `timm.create_model("local-dir:THIS_FOLDER", pretrained=True)`'
+        f"{_registered_by(backbone)}. Not a medical device; evaluate\n"
         "only on patients whose clips were not used in training (`sonokit.json` lists them).\n"
     )
+
+
+def _registered_by(backbone: Backbone) -> str:
+    """What must be imported before timm knows the architecture: the module that registered it, where that is ours."""
+    module = type(backbone.model).__module__
+    return f", after `import {module}`" if module.split(".")[0] == __name__.split(".")[0] else ""

@@ -40,7 +40,7 @@ def read_boxes_csv(source: Path, sizes: Mapping[str, Size] | None = None, *, las
         size = gathering.image(image, size_told)
         if size is None:
             gathering.leave_out(image, name, gathering.why_not(image))
-        elif not drawable(box):
+        elif not drawable(box) or box[2] < box[0] or box[3] < box[1]:
             gathering.leave_out(image, name, "malformed_shape")
         else:
             corners = box_corners(*box)

@@ -20,7 +20,7 @@ KINDS = {
     "outside_frame": "a part of it lies beyond the frame: that part is cut off",
     "empty_region": "it covers no pixel: left out",
     "unsupported_shape": "a line, a point, an ellipse, a skeleton …, no area that is understood: left out",
-    "malformed_shape": "fewer than three corners, no numbers, or run lengths that do not fill the frame: left out",
+    "malformed_shape": "fewer than three corners, no numbers, a box turned round, or run lengths that do not fit: left out",
     "drawn_twice": "two regions of one name cover nearly the same pixels: both are kept",
     "unknown_label": "a value or number that no name is given for: left out",
     "box_differs": "the box beside the mask is not the mask's: the mask counts",

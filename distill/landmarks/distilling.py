@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...backbones.build import Backbone, build_backbone
+from ...backbones.build import Backbone
 from ...errors import SonokitError
 from ..placement import Size
 from ..signals.feature_sharing import Norm
@@ -108,7 +108,7 @@ class LandmarkSettings:
 
 def landmark_teacher(names: Sequence[str], settings: LandmarkSettings) -> LandmarkNetwork:
     """The teacher before its training."""
-    backbone = build_backbone(settings.teacher, weights=settings.teacher_weights, seed=settings.seed)
+    backbone = build_student(settings.teacher, weights=settings.teacher_weights, seed=settings.seed)
     return _network(backbone, names, settings.teacher_widths, settings)
 
 

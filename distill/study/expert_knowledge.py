@@ -162,8 +162,9 @@ def read_gaze(
         raise SonokitError(f"{file}: none of its clips is one of this study's {len(sizes)} (first {next(iter(sizes))})")
     mended = {name: mend(one, clock_offset_s=delay_s, outside=outside) for name, one in found.items()}  # type: ignore[arg-type]
     told = f"{degree_px:g} pixels of the clip" if degree_px else "a twentieth of the clip's longer side (nobody said)"
+    seen = sum(bool((one.valid & one.inside).any()) for one in mended.values())
     how = {
-        "file": str(file), "clips": len(found), "a degree of visual angle spans": told, "delay_s": delay_s, "outside": outside,
+        "file": str(file), "clips": seen, "a degree of visual angle spans": told, "delay_s": delay_s, "outside": outside,
         "units": units, "time_unit": time_unit,
     }  # fmt: skip
     known = Knowledge(clips, sizes, mended, None, faults, how, _fingerprint([file], how), degree_px)
@@ -196,7 +197,8 @@ def read_regions(source: Path, clips: CachedClips, *, progress: bool = False) ->
     clip_of, best = max(readings, key=lambda reading: sum(bool(image.regions) for image in reading[1].images.values()))
     masks = {clip_of[name]: image.mask() for name, image in best.images.items() if image.regions}
     if not masks:
-        raise SonokitError(f"{source}: none of its images is a clip of this study: name them by clip_id, such as {ids[0]}")
+        why = "; ".join(line for line in best.faults.lines() if not line.startswith("image without")) or "it has no region"
+        raise SonokitError(f"{source} has no region for a clip of this study ({why}); images are named as clips: {ids[0]}")
     how = {"file": str(source), "clips": len(masks), "names": list(best.names)}
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
     told = {**how, "masks": {name: _hashed(mask) for name, mask in masks.items()}}

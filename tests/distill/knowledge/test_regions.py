@@ -265,6 +265,13 @@ def test_read_boxes_csv__by_hand(tmp_path: Path) -> None:
         read_boxes_csv(tmp_path / "b.csv")
 
 
+def test_read_boxes_csv__a_box_turned_round_is_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "boxes.csv").write_text("image,class,x0,y0,x1,y1\na.png,lesion,9,1,4,6\na.png,lesion,1,1,3,6\n")
+    read = read_boxes_csv(tmp_path / "boxes.csv", SIZES)
+    assert read.faults["malformed_shape"] == 1
+    np.testing.assert_array_equal(read.images["a.png"].mask(), box(1, 1, 3, 6))
+
+
 def test_read_mask_files__compares_boxes_and_sizes(tmp_path: Path) -> None:
     write_mask_files(tmp_path, marked())
     lines = (tmp_path / "regions.csv").read_text().splitlines()
