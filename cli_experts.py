@@ -226,7 +226,9 @@ def predict(
 
     if is_export(expert):
         plain = {name: option.default for name, option in inspect.signature(predict).parameters.items()}
-        if clips is None or any(given[name] != plain[name] for name in plain.keys() - {"expert", "out", "clips"}):
+        if clips is None:
+            raise SonokitError(f"{expert} is an exported model: say with --clips what it shall look at.")
+        if any(given[name] != plain[name] for name in plain.keys() - {"expert", "out", "clips"}):
             raise SonokitError(f"{expert} is an exported model: it takes --clips and --out, and no other option.")
         _predict_exported(expert, out, clips)
         return
